@@ -161,6 +161,8 @@ class Docker(toml.Table):
     entrypoint: toml.Names = ()
     """A wrapper that starts the interpreter, for an image whose entrypoint prepares the environment."""
     pull: Literal["never", "missing"] = "never"
+    pull_s: Annotated[Positive, Field(exclude=True)] = 7200.0
+    """Time limit of a pull. It says nothing about the server, so it is not part of the digest."""
     gpus: toml.Names = ()
     """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as in ``hardware``."""
     devices: toml.Names = ()

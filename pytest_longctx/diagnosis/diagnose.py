@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from pytest_longctx.diagnosis import engine_error, named_cause
 from pytest_longctx.diagnosis.boot_state import Failure
-from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd, signal_name, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -36,6 +36,9 @@ _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 """A parent ends its own children so, too: what a log says of a child's signal is no sign of a stop from outside."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
+_DAEMON = (
+    "a memory daemon outside the kernel (systemd-oomd, earlyoom) ends processes in this way too, and logs it itself"
+)
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _NO_ERROR: Final = "unknown: no line of the log is one that is known as an error"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
@@ -52,6 +55,8 @@ class Evidence:
     memory_kills: tuple[str, ...] | None = None
     """The kernel's evidence of out-of-memory kills; empty: searched, and none found."""
     killed_gib: float | None = None
+    process_ends: tuple[ProcessEnd, ...] = ()
+    """Processes of the server that signals ended, in that order; empty if none was seen."""
     status: int | None = None
     """HTTP status of a refusal."""
     refusal: str | None = None
@@ -110,8 +115,9 @@ class Diagnosis:
 def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     """Diagnose why the server failed, from its log *reading* and the evidence *given* of how it ended."""
     given = _joined(reading, given)
-    if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
-        return _named(reading, reading.cause)
+    cause = reading.cause
+    if cause is not None and not (cause.signature.weak and (_memory(reading, given) or _was_killed(cause, given))):
+        return _named(reading, cause)
     for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
@@ -184,7 +190,7 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """Return the diagnosis if the kernel or a container's state reports an out-of-memory kill."""
     # The counter alone covers all processes of the host.
     kills = (*(given.memory_kills or ()), *reading.evidence.memory)
-    went = _signal(reading, given) is not None or _silent(reading)
+    went = _signal(reading, given) is not None or named_cause.silent(reading)
     if not given.oom_killed and not reading.evidence.memory and not (kills and went):
         return None
     end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
@@ -203,9 +209,33 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """Return the diagnosis of a server that was stopped from outside: its log says so, or SIGTERM ended it."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
-    if given.exit_code in _TERMINATED and _signal(reading, given) == signal.SIGTERM:
+    number = _signal(reading, given)
+    if given.exit_code in _TERMINATED and number == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
+    # Nothing but the kernel's memory killer and another process sends it.
+    if number == signal.SIGKILL and given.memory_kills == ():
+        seen = [*map(str, given.process_ends[:_SEVERAL]), _NO_KILL]
+        who = "it" if given.exit_code in _KILLED else "one of its processes"
+        made = _ended(reading, "killed", f"{who} was ended by SIGKILL, from outside", "likely", seen)
+        return replace(made, doubt=_DAEMON)
     return None
+
+
+def _was_killed(cause: Failure, given: Evidence) -> bool:
+    """Whether a process of a watched server was killed. Its children then log that they were asked to end."""
+    numbers = {-(given.exit_code or 0), (given.exit_code or 0) - 128, *(each.number for each in given.process_ends)}
+    return signal.SIGKILL in numbers and given.memory_kills is not None and cause.kind == "killed" and cause.silent
+
+
+def from_outside(reading: LogReader, found: Diagnosis) -> bool:
+    """Whether the diagnosis *found* says that something outside ended the server, and no error of its own came before."""
+    return found.kind == "killed" and (reading.cause is None or reading.cause.silent)
+
+
+def _signal(reading: LogReader, given: Evidence) -> int | None:
+    if reading.cause is not None and _was_killed(reading.cause, given):
+        return signal.SIGKILL
+    return named_cause.signal_of(reading, given.exit_code, given.process_ends)
 
 
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
@@ -280,13 +310,13 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
         how = f"ended by {signal_name(number)}"
         said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
         looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
-        evidence = [looked] if number == signal.SIGKILL else []
+        evidence = [*map(str, given.process_ends[:_SEVERAL]), *([looked] if number == signal.SIGKILL else [])]
         return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     first = first or reading.errors.echo or (reading.summary.line if reading.summary else None)
     said = f"unknown, here is the first error: {first}" if first else _NO_ERROR
     if reading.summary is not None:
-        if _silent(reading):
+        if named_cause.silent(reading):
             said = silent(told=reading.boot.told)
             looked = _NO_KILL if given.memory_kills is not None else _UNREAD
             return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=what_would_tell(None))
@@ -365,35 +395,3 @@ def _ended(
     return Diagnosis(
         kind, known.outcome, named_cause.phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen
     )
-
-
-def _silent(reading: LogReader) -> bool:
-    """Whether a child process of the diagnosed server ended and no error had been logged before."""
-    found = reading.summary
-    ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
-    return found is not None and ended and found.silent
-
-
-def _signal(reading: LogReader, given: Evidence) -> int | None:
-    """
-    The signal that ended the diagnosed server, or the child that its log says was the first to go.
-
-    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
-    """
-    found = reading.summary
-    said = ""
-    if found is not None:
-        said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
-        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
-        if (
-            found.signature.id != "native-assertion"
-            and not _silent(reading)
-            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
-        ):
-            return None
-    elif reading.errors.text is not None:
-        return None
-    for code in (int(said) if said else None, given.exit_code):
-        if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
-            return -code if code < 0 else code - 128
-    return None

@@ -1,4 +1,4 @@
-"""Lines of the kernel, systemd, a container or Kubernetes in a log that tell how a process ended."""
+"""How a process ended: as a supervisor saw it, and as lines of the kernel, systemd, a container or Kubernetes in a log tell."""
 
 import re
 import signal
@@ -54,6 +54,19 @@ _AGAIN = re.compile(r"^(?:INFO )?success: \S+ entered RUNNING state")
 _ENGINES: Final = (("engine",), ("uvicorn",), ("llama",), ("tensorrt",), ("rust",), ("json",))
 """Loggers of engines: below ERROR they log what they do, and what a model wrote."""
 _LIMIT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnd:
+    """A process of a server that a signal ended."""
+
+    pid: int
+    name: str
+    number: int
+    """The signal."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name}) was ended by {signal_name(self.number)}"
 
 
 @dataclass(slots=True)

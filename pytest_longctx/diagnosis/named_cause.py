@@ -1,9 +1,14 @@
-"""What follows from a line that names the cause: the phase of the failure, its sizes, and the remedy for the engine's version."""
+"""
+What follows from a line that names a cause or an end: the phase of the failure, its sizes, the signal, and the remedy for the
+engine's version.
+"""
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pytest_longctx.diagnosis.boot_state import Failure
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd, signal_of_banner
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import Phase
 from pytest_longctx.toml import in_range
@@ -85,3 +90,37 @@ def remedy_for(reading: LogReader, found: Failure) -> str:
         if version is not None and in_range(version, wanted):
             return remedy
     return found.remedy
+
+
+def silent(reading: LogReader) -> bool:
+    """Whether a child process of the diagnosed server ended and no error had been logged before."""
+    found = reading.summary
+    ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
+    return found is not None and ended and found.silent
+
+
+def signal_of(reading: LogReader, exit_code: int | None, process_ends: Sequence[ProcessEnd]) -> int | None:
+    """
+    The signal that ended the diagnosed server, or the child that was the first to go: by its log, by its *exit_code*, or by the
+    *process_ends* that were seen.
+
+    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
+    """
+    found = reading.summary
+    said = ""
+    if found is not None:
+        said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
+        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
+        if (
+            found.signature.id != "native-assertion"
+            and not silent(reading)
+            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
+        ):
+            return None
+    elif reading.errors.text is not None:
+        return None
+    for code in (int(said) if said else None, exit_code):
+        if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
+            return -code if code < 0 else code - 128
+    # Parents end their own children by SIGTERM and SIGINT, so those tell nothing.
+    return next((each.number for each in process_ends if each.number not in (signal.SIGTERM, signal.SIGINT)), None)

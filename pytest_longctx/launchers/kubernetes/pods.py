@@ -209,6 +209,8 @@ Seconds without an answer of the API after which Pods count as lost. It may rest
 """
 _SETTLE_S = 15.0
 """Most seconds until a cluster records a container's exit after its log or a connection ended."""
+_LAST_LINES_S = 1.0
+"""Most seconds for the last lines of a log after the Pod was removed."""
 
 
 class Pods(Candidate):
@@ -226,6 +228,7 @@ class Pods(Candidate):
         """The reason why they can no longer be observed."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
+        self._copying = False
         private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -245,6 +248,7 @@ class Pods(Candidate):
             time.sleep(_LOOK_S / 5)
         # The time to find a node and to pull an image does not count as boot time.
         self.started_s = time.monotonic()
+        self._copying = True
         threading.Thread(target=self._copy, daemon=True).start()
 
     def _watch(self) -> None:
@@ -336,6 +340,7 @@ class Pods(Candidate):
     def close(self) -> None:
         """Stop watching after the Pods were removed."""
         self._stop.set()
-        self._log_over.wait(1.0)
+        if self._copying:
+            self._log_over.wait(_LAST_LINES_S)
         self._lines.close()
         mask_file(self.log, self.secrets)
