@@ -41,6 +41,7 @@ def test_all_sets_are_there():
             "twelfth",
             "thirteenth",
             "fourteenth",
+            "fourteenth",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -58,5 +59,6 @@ def test_all_sets_are_there():
         "eleventh": (64, 15),
         "twelfth": (72, 16),
         "thirteenth": (77, 16),
+        "fourteenth": (94, 18),
         "fourteenth": (94, 18),
     }
