@@ -162,14 +162,9 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
     """The diagnosis from a log line that names the cause."""
     known, boot = found.signature, reading.boot
     sizes = found.metrics or named_cause.allocation_before(boot.candidates, found)
+    phase, line = named_cause.phase_of(reading, found), named_cause.line_of(reading, found)
     made = Diagnosis(
-        *(
-            found.kind,
-            known.outcome,
-            named_cause.phase_of(reading, found),
-            found.line,
-            named_cause.remedy_for(reading, found),
-        ),
+        *(found.kind, known.outcome, phase, line, named_cause.remedy_for(reading, found)),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
         sizes=sizes,
@@ -326,7 +321,8 @@ def _retrying(reading: LogReader) -> Diagnosis | None:
         if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > worked_at and entry.kind and up:
             said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
             doubt = "the line is harmless where the step succeeds later; the log ends before that"
-            return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)
+            phase = boot.reached if entry.kind == "cluster-resources" else "request"
+            return Diagnosis(entry.kind, "hangs", phase, said, entry.remedy, "likely", entry.id, doubt=doubt)
     return None
 
 

@@ -49,16 +49,26 @@ _TENSORS: Final = re.compile(
     r"|split_with_sizes expects|index(?: -?\d+)? (?:is )?out of (?:range|bounds)|must have shape|expected scalar type"
     r"|must have the same (?:dtype|batch size|shape|size|number of)|[Dd]imension (?:out of range|specified as)|output with shape"
     r"|could not be broadcast|selected index k out of range|[Ss]tack expects each tensor|[Ii]nvalid shape|size mismatch"
-    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders)"
+    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders"
+    r"|\b(?:must|should|expected to) (?:all )?(?:be (?:equal to|the same as|(?:\w+[- ])?contiguous|on the same device)|match\b"
+    r"|live on|(?:have|share) (?:the same )?(?:shape|dtype|stride|ndim|rank|storage|\d+ (?:dim|elem)))"
+    r"|\b[Ee]xpected (?:\w+ )?(?:shape|dtype|tensor|dims?)\b.*\b(?:got|but)\b|\b(?:numel|shape|dtype|dim|stride)\b.* mismatch\b"
+    r"|\bmust be (?:a )?(?:\d-?[dD]|\w+-byte aligned|torch\.\w+|(?:fp|bf|int|float|uint)\d+)\b)"
 )
-"""Operations of PyTorch and NumPy on tensors that do not fit each other."""
+"""What PyTorch, NumPy and the checks of kernels say of tensors that do not fit each other or the kernel."""
+_LIBRARY: Final = re.compile(
+    r"^\w+: (?:vector::_M_\w+|basic_string::\S+|_?(?:Map|map)(?:_base)?::at|invalid (?:vector|string|map)<\S+ \S+"
+    r"|bad_(?:variant_access|optional_access|function_call|any_cast|weak_ptr|cast)|std::bad_(?!alloc)\w+|deque::_M_\w+"
+    r"|array::at: .*|stoi|stol|stoull|unordered_map::at)\b"
+)
+"""What the standard library of C++ says of a mistake in native code: the name of the operation, and no word of the engine's."""
 _RAISED: Final = re.compile(
     r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
 )
 _NOT_OWN_FAULT: Final = re.compile(
     r"CUDA|HIP|NPU|XPU|cuBLAS|CUBLAS|NCCL|RCCL|HCCL|ZMQ|memory|[Tt]ime(?:d )?[ -]?out|[Cc]ancel|[Cc]onnect|[Cc]losed|[Rr]emote"
-    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
-    r"|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
+    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than"
+    r"|exceed.*\d|greater than|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
 )
 """Words of a refusal, or of another part that failed: such an exception says more than that the program is mistaken."""
 _ENGINE: Final = r"(?:vllm(?:_\w+)?|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
@@ -70,6 +80,11 @@ _BELOW: Final = re.compile(
 )
 """Frames of the libraries with which an engine computes."""
 _IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
+_COMPUTING: Final = re.compile(
+    r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources)\w*"
+    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla)/"
+)
+"""Frames of code that runs with the weights loaded, whatever phase the log shows."""
 
 _COMPUTES: Final[tuple[Phase, ...]] = ("kv_cache", "profile", "warm-up", "graphs", "first forward", "serve", "request")
 """Phases after the loading of the weights. Before, a mistake may follow from a configuration or a checkpoint."""
@@ -168,7 +183,9 @@ def _counts(text: str, frame: str, phase: Phase) -> bool:
     if _IMPORT.search(frame):
         return False
     own, below = _OWN.search(frame) is not None, _BELOW.search(frame) is not None
-    if phase not in _COMPUTES:
+    if _LIBRARY.match(text):
+        return own or below
+    if phase not in _COMPUTES and not _COMPUTING.search(frame):
         return own and _LEAVES_OPEN.match(text) is not None
     if _MISTAKE.match(text) or _TENSORS.match(text):
         return own or below

@@ -22,6 +22,12 @@ WITH_ROOM: Final = (
 """What to do about an allocation that the device refused with room for it."""
 
 
+def line_of(reading: LogReader, found: Failure) -> str:
+    """The line that names the cause; with the exception that it announces, where the engine outlived that."""
+    announced = reading.errors.caught if found.signature.heading and found.signature.survivable else None
+    return f"{found.line} {announced}" if announced else found.line
+
+
 def phase_of(reading: LogReader, found: Failure) -> Phase:
     """
     The phase of the diagnosed failure: a server that serves works on a request; a log without boot facts may

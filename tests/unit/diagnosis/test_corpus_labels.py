@@ -60,5 +60,4 @@ def test_all_sets_are_there():
         "twelfth": (72, 16),
         "thirteenth": (77, 16),
         "fourteenth": (94, 18),
-        "fourteenth": (94, 18),
     }
