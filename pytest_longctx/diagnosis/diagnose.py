@@ -329,6 +329,9 @@ def _retrying(reading: LogReader) -> Diagnosis | None:
 def _only_refusals(reading: LogReader) -> Diagnosis:
     """The diagnosis of a server that is up and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
+    if first and (known := named_cause.of_request(reading.catalogue, first)):
+        made = Diagnosis(known.kind, "fails", "request", first, known.remedy, "likely", known.id)
+        return replace(made, doubt=named_cause.OF_REQUESTS)
     because = f", the first error: {first}" if first else ", and no error in the log"
     count = reading.boot.failed_requests or reading.notices["request-failed"]
     said = f"unknown: requests failed (lines of the log about it: {count}), and none was answered{because}"

@@ -71,7 +71,13 @@ _NOT_OWN_FAULT: Final = re.compile(
     r"|exceed.*\d|greater than|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
 )
 """Words of a refusal, or of another part that failed: such an exception says more than that the program is mistaken."""
-_ENGINE: Final = r"(?:vllm(?:_\w+)?|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+_NAMES_A_SETTING: Final = re.compile(
+    r"--[a-z]|\b[A-Z]+_[A-Z_]{3,}\b|\bsupport|[Uu]nsupported|\binstall|config|\bSM\d|\bsm_?\d|gfx|CUDA|GPU"
+)
+"""Words for a setting, a device or a package: a refusal, and no mistake."""
+_ENGINE: Final = (
+    r"(?:vllm(?:_\w+)?|sglang/(?:srt|kernels)|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+)
 _PASSES_ON: Final = r"(?!.*(?:shm_broadcast|multiproc|core_client|/executor/|device_communicators|rpc))"
 """Files of an engine that tell what another process says."""
 _OWN: Final = re.compile(rf'File "[^"]*\b{_ENGINE}{_PASSES_ON}')
@@ -79,6 +85,17 @@ _BELOW: Final = re.compile(
     r'File "[^"]*/(?:torch|transformers|flashinfer|numpy|vllm_flash_attn|flash_attn|fla|sgl_kernel)/'
 )
 """Frames of the libraries with which an engine computes."""
+_OF_A_KERNEL: Final = re.compile(
+    r"^(?:RuntimeError|ValueError|NotImplementedError): .*(?:\b(?:must|should|expect(?:s|ed)?|requires?|needs?|got|mismatch)\b.*"
+    r"\b(?:tensors?|contiguous|dtypes?|shapes?|rank-?\d|dim(?:ension)?s?|strides?|aligned|u?int(?:8|32|64)|fp(?:8|16|32)|bf16|elements"
+    r"|rows|slots?)\b|\b(?:tensors?|dtypes?|shapes?|dim(?:ension)?s?|strides?)\b.*\b(?:must|should|expected|mismatch|match|got|invalid)\b"
+    r"|out of (?:bounds|range))"
+)
+"""What the check of an operation says of what it was given, in the words for tensors."""
+_OPERATION: Final = re.compile(
+    r"/(?:kernels/ops|ops|third_party|vllm_flash_attn|sgl_kernel|fla|layers/attention|attention/backends)/"
+)
+"""Files of operations, which run on tensors only."""
 _IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
 _COMPUTING: Final = re.compile(
     r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources)\w*"
@@ -183,7 +200,9 @@ def _counts(text: str, frame: str, phase: Phase) -> bool:
     if _IMPORT.search(frame):
         return False
     own, below = _OWN.search(frame) is not None, _BELOW.search(frame) is not None
-    if _LIBRARY.match(text):
+    if _LIBRARY.match(text) or (
+        _OPERATION.search(frame) and _OF_A_KERNEL.match(text) and not _NAMES_A_SETTING.search(text)
+    ):
         return own or below
     if phase not in _COMPUTES and not _COMPUTING.search(frame):
         return own and _LEAVES_OPEN.match(text) is not None
