@@ -169,14 +169,9 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
     """Return the diagnosis if a log line names the cause."""
     known, boot = found.signature, reading.boot
     sizes = found.metrics or named_cause.allocation_before(boot.candidates, found)
+    phase, line = named_cause.phase_of(reading, found), named_cause.line_of(reading, found)
     made = Diagnosis(
-        *(
-            found.kind,
-            known.outcome,
-            named_cause.phase_of(reading, found),
-            found.line,
-            named_cause.remedy_for(reading, found),
-        ),
+        *(found.kind, known.outcome, phase, line, named_cause.remedy_for(reading, found)),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
         sizes=sizes,
@@ -355,13 +350,17 @@ def _retrying(reading: LogReader) -> Diagnosis | None:
         if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > worked_at and entry.kind and up:
             said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
             doubt = "the line is harmless where the step succeeds later; the log ends before that"
-            return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)
+            phase = boot.reached if entry.kind == "cluster-resources" else "request"
+            return Diagnosis(entry.kind, "hangs", phase, said, entry.remedy, "likely", entry.id, doubt=doubt)
     return None
 
 
 def _only_refusals(reading: LogReader) -> Diagnosis:
     """Return the diagnosis of a server that is ready and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
+    if first and (known := named_cause.of_request(reading.catalogue, first)):
+        made = Diagnosis(known.kind, "fails", "request", first, known.remedy, "likely", known.id)
+        return replace(made, doubt=named_cause.OF_REQUESTS)
     because = f", the first error: {first}" if first else ", and no error in the log"
     count = reading.boot.failed_requests or reading.notices["request-failed"]
     said = f"unknown: requests failed (lines of the log about it: {count}), and none was answered{because}"

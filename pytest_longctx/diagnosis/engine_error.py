@@ -52,19 +52,35 @@ _TENSORS: Final = re.compile(
     r"|split_with_sizes expects|index(?: -?\d+)? (?:is )?out of (?:range|bounds)|must have shape|expected scalar type"
     r"|must have the same (?:dtype|batch size|shape|size|number of)|[Dd]imension (?:out of range|specified as)|output with shape"
     r"|could not be broadcast|selected index k out of range|[Ss]tack expects each tensor|[Ii]nvalid shape|size mismatch"
-    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders)"
+    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders"
+    r"|\b(?:must|should|expected to) (?:all )?(?:be (?:equal to|the same as|(?:\w+[- ])?contiguous|on the same device)|match\b"
+    r"|live on|(?:have|share) (?:the same )?(?:shape|dtype|stride|ndim|rank|storage|\d+ (?:dim|elem)))"
+    r"|\b[Ee]xpected (?:\w+ )?(?:shape|dtype|tensor|dims?)\b.*\b(?:got|but)\b|\b(?:numel|shape|dtype|dim|stride)\b.* mismatch\b"
+    r"|\bmust be (?:a )?(?:\d-?[dD]|\w+-byte aligned|torch\.\w+|(?:fp|bf|int|float|uint)\d+)\b)"
 )
-"""Operations of PyTorch and NumPy on tensors that do not fit each other."""
+"""What PyTorch, NumPy and the checks of kernels say of tensors that do not fit each other or the kernel."""
+_LIBRARY: Final = re.compile(
+    r"^\w+: (?:vector::_M_\w+|basic_string::\S+|_?(?:Map|map)(?:_base)?::at|invalid (?:vector|string|map)<\S+ \S+"
+    r"|bad_(?:variant_access|optional_access|function_call|any_cast|weak_ptr|cast)|std::bad_(?!alloc)\w+|deque::_M_\w+"
+    r"|array::at: .*|stoi|stol|stoull|unordered_map::at)\b"
+)
+"""What the standard library of C++ says of a mistake in native code: the name of the operation, and no word of the engine's."""
 _RAISED: Final = re.compile(
     r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
 )
 _NOT_OWN_FAULT: Final = re.compile(
     r"CUDA|HIP|NPU|XPU|cuBLAS|CUBLAS|NCCL|RCCL|HCCL|ZMQ|memory|[Tt]ime(?:d )?[ -]?out|[Cc]ancel|[Cc]onnect|[Cc]losed|[Rr]emote"
-    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
-    r"|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
+    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than"
+    r"|exceed.*\d|greater than|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
 )
 """Words of a refusal, or of another part that failed. Such an exception has another cause than a mistake in the program."""
-_ENGINE: Final = r"(?:vllm(?:_\w+)?|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+_NAMES_A_SETTING: Final = re.compile(
+    r"--[a-z]|\b[A-Z]+_[A-Z_]{3,}\b|\bsupport|[Uu]nsupported|\binstall|config|\bSM\d|\bsm_?\d|gfx|CUDA|GPU"
+)
+"""Words for a setting, a device or a package: a refusal, and no mistake."""
+_ENGINE: Final = (
+    r"(?:vllm(?:_\w+)?|sglang/(?:srt|kernels)|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+)
 _PASSES_ON: Final = r"(?!.*(?:shm_broadcast|multiproc|core_client|/executor/|device_communicators|rpc))"
 """Files of an engine that report what another process logs."""
 _OWN: Final = re.compile(rf'File "[^"]*\b{_ENGINE}{_PASSES_ON}')
@@ -72,7 +88,23 @@ _BELOW: Final = re.compile(
     r'File "[^"]*/(?:torch|transformers|flashinfer|numpy|vllm_flash_attn|flash_attn|fla|sgl_kernel)/'
 )
 """Frames of the libraries with which an engine computes."""
+_OF_A_KERNEL: Final = re.compile(
+    r"^(?:RuntimeError|ValueError|NotImplementedError): .*(?:\b(?:must|should|expect(?:s|ed)?|requires?|needs?|got|mismatch)\b.*"
+    r"\b(?:tensors?|contiguous|dtypes?|shapes?|rank-?\d|dim(?:ension)?s?|strides?|aligned|u?int(?:8|32|64)|fp(?:8|16|32)|bf16|elements"
+    r"|rows|slots?)\b|\b(?:tensors?|dtypes?|shapes?|dim(?:ension)?s?|strides?)\b.*\b(?:must|should|expected|mismatch|match|got|invalid)\b"
+    r"|out of (?:bounds|range))"
+)
+"""What the check of an operation says of what it was given, in the words for tensors."""
+_OPERATION: Final = re.compile(
+    r"/(?:kernels/ops|ops|third_party|vllm_flash_attn|sgl_kernel|fla|layers/attention|attention/backends)/"
+)
+"""Files of operations, which run on tensors only."""
 _IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
+_COMPUTING: Final = re.compile(
+    r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources)\w*"
+    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla)/"
+)
+"""Frames of code that runs with the weights loaded, whatever phase the log shows."""
 
 _COMPUTES: Final[tuple[Phase, ...]] = ("kv_cache", "profile", "warm-up", "graphs", "first forward", "serve", "request")
 """Phases after the loading of the weights. Before, a mistake may follow from a configuration or a checkpoint."""
@@ -182,7 +214,11 @@ def _counts(text: str, frame: str, phase: Phase) -> bool:
     if _IMPORT.search(frame):
         return False
     own, below = _OWN.search(frame) is not None, _BELOW.search(frame) is not None
-    if phase not in _COMPUTES:
+    if _LIBRARY.match(text) or (
+        _OPERATION.search(frame) and _OF_A_KERNEL.match(text) and not _NAMES_A_SETTING.search(text)
+    ):
+        return own or below
+    if phase not in _COMPUTES and not _COMPUTING.search(frame):
         return own and _LEAVES_OPEN.match(text) is not None
     if _MISTAKE.match(text) or _TENSORS.match(text):
         return own or below

@@ -53,6 +53,8 @@ _AGAIN = re.compile(r"^(?:INFO )?success: \S+ entered RUNNING state")
 """What supervisord says of a process that it started again."""
 _ENGINES: Final = (("engine",), ("uvicorn",), ("llama",), ("tensorrt",), ("rust",), ("json",))
 """Loggers of engines: below ERROR they log what they do, and what a model wrote."""
+_STORAGE = re.compile(r"low on resource: (?!memory|pids)\w|\b(?:EmptyDir volume|ephemeral)\b.*\b(?:exceed|limit)")
+"""Why a pod was evicted, if it was for a disk: that is a cause, and no mere stop from outside."""
 _LIMIT = 8
 
 
@@ -89,7 +91,7 @@ class LogEvidence:
         """Read one log line. Returns whether it is evidence of how a process ended."""
         text = record.text
         wrote = record.joined or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR)
-        if wrote or not _MAY_BE.search(text):
+        if wrote or not _MAY_BE.search(text) or _STORAGE.search(text):
             return False
         if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)

@@ -3,6 +3,7 @@ What follows from a line that names a cause or an end: the phase of the failure,
 engine's version.
 """
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,7 +11,8 @@ from typing import Final
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import ProcessEnd, signal_of_banner
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.signatures import Phase
+from pytest_longctx.diagnosis.signatures import Catalogue, Phase, Signature
+from pytest_longctx.diagnosis.tracebacks import EXCEPTION
 from pytest_longctx.toml import in_range
 
 _WHILE_STARTING: Final = ("environment", "engine-missing")
@@ -19,12 +21,36 @@ _NEAR_LINES: Final = 5
 """How far from the line that names the cause the allocator's own line may be."""
 _WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
 _GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
+OF_REQUESTS: Final = "the exception is that of the first request that failed; the engine caught it and goes on"
 _SEVERAL: Final = 4
 WITH_ROOM: Final = (
     "the driver and the runtime of this device rather than its memory: one visible device, a driver of the release that belongs "
     "to the runtime, the image of another release; then the limits of the process (ulimit -l, the container's devices)"
 )
 """What to do about an allocation that the device refused with room for it."""
+
+
+def of_request(catalogue: Catalogue, error: str | None) -> Signature | None:
+    """
+    The signature of the exception *error* that ended a request, and that the engine caught; None if none is of these words alone.
+
+    >>> from pytest_longctx.diagnosis.signatures import common
+    >>> of_request(common(), "ValueError: Tokenizer class X does not exist or is not currently imported.").id
+    'tokenizer-class-unknown'
+    """
+    if error is None or EXCEPTION.match(error) is None:
+        return None
+    alone = (
+        each for each in catalogue.signature if not (each.summary or each.placed or each.raised_in or each.booting)
+    )
+    said = (each for each in alone if not each.role or "exception" in each.role)
+    return next((each for each in said if re.search(each.regex, error)), None)
+
+
+def line_of(reading: LogReader, found: Failure) -> str:
+    """The line that names the cause; with the exception that it announces, where the engine outlived that."""
+    announced = reading.errors.caught if found.signature.heading and found.signature.survivable else None
+    return f"{found.line} {announced}" if announced else found.line
 
 
 def phase_of(reading: LogReader, found: Failure) -> Phase:
