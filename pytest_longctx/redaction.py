@@ -60,7 +60,7 @@ _SHORTEST_CORE: Final = 10
 """Letters of a Base64 form that must remain after those that depend on its neighbours are cut off."""
 
 _SHORTEST_PIECE: Final = 6
-"""A piece of a secret needs so many letters if it is at the end of a line, before a quote or beside dots."""
+"""Least length of a piece of a secret at the end of a line, before a quote or beside dots."""
 
 _LONGEST_LINE: Final = 2**20
 

@@ -48,7 +48,9 @@ def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
     if (counted is None and long) or (counted is not None and counted > most and uncut):
         return broken(name, seen, f"at most {most} tokens", f"{limit} {most}")
     if long:
-        return unmeasured(name, "the text is long for so many tokens: of repeated marks, or counted wrongly", seen)
+        return unmeasured(
+            name, "the text is long for its count of tokens: it consists of repeated marks, or the count is wrong", seen
+        )
     return holds(name, seen, f"{limit} {most}")
 
 

@@ -21,7 +21,7 @@ _FRAME_TOKENS = 64
 _HINTS = 4
 """How many numbers of a refusal are tried as the limit."""
 _STRANGE = 3
-"""The search ends after so many requests that are neither served nor refused."""
+"""Number of requests, neither served nor refused, after which the search ends."""
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
 def run(given: Namespace) -> int:
     """Write a finding for each case of the run that holds and has a figure. Raises `UsageError` if there is none."""
     if _PREFIX.fullmatch(given.prefix) is None:
-        raise UsageError(f"--prefix: {given.prefix[:40]!r} is not 2 to 8 capital letters")
+        raise UsageError(f"--prefix: {given.prefix[:40]!r} is not 2 to 8 capital letters; write for example REC")
     results = read_results(given.results)
     own = tuple(given.data) or _own_data(results)
     folders = paths.data(own, "--data")
@@ -90,7 +90,7 @@ def _share(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", text)
     if found is None:
-        raise UsageError(f"--tolerance: {text[:40]!r} is not a share such as 5%")
+        raise UsageError(f"--tolerance: {text[:40]!r} is not a percentage; write for example 5%")
     return float(found[1]) / 100
 
 
@@ -192,7 +192,9 @@ def _day(results: Results) -> dt.date:
     try:
         return dt.date.fromisoformat(results.header["started"][:10])
     except ValueError:
-        raise UsageError(f"the run's header has no date: {results.header['started'][:40]!r}") from None
+        raise UsageError(
+            f"the results file has no date of the run: its header has started = {results.header['started'][:40]!r}"
+        ) from None
 
 
 def _dumped(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ An older run did not record that of the decode rate; what disturbed the first to
 """
 
 SIGMAS: Final = 3.0
-"""A score may differ by so many standard errors. 0.3 % of repetitions differ by more."""
+"""Number of standard errors by which a score may differ. 0.3 % of repetitions differ by more."""
 
 _FACTORS: Final = ((10, 1.0, 0.5), (5, 2.0, 1.0), (REPEATS, 3.0, 3.0))
 """

@@ -25,7 +25,7 @@ def text_of(one: BaseModel, comment: str = "") -> str:
     text = head + tomli_w.dumps(content)
     again = toml.check(tomllib.loads(text), type(one), "the file to write")
     if again != one:
-        raise UsageError("the table cannot be written as TOML without loss")
+        raise UsageError("a value cannot be written as TOML without a change, so no file was written: please report it")
     return text
 
 

@@ -27,7 +27,7 @@ _TIMEOUT_S: Final = 10.0
 _SHOWN: Final = 200
 """Most characters of an address in a message."""
 _HEAD_EVERY: Final = 20
-"""The head of the table is printed again after so many rows."""
+"""Number of rows after which the head of the table is printed again."""
 _COLUMNS: Final = ("time UTC", "KV used", "running", "waiting", "TTFT", "of", "prompt/s", "answer/s", "preempted")
 _WIDTHS: Final = (8, 7, 7, 7, 9, 5, 9, 9, 9)
 

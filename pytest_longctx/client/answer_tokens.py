@@ -1,9 +1,9 @@
 """Tokens of two answers to one prompt with their log-probabilities, and the first difference between the answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final
+from typing import Any, Final
 
 TIE_NATS: Final = 0.1
 """
@@ -29,6 +29,27 @@ class Token:
     def tied(self) -> bool:
         """Whether another token was nearly as probable, so that rounding may decide between them."""
         return self.logprob is not None and self.runner_up is not None and self.logprob - self.runner_up < TIE_NATS
+
+
+def tokens_of(choice: Mapping[str, Any]) -> list[Token]:
+    """Return the tokens of a streamed chunk from the log-probabilities of completions or chats."""
+    told = choice.get("logprobs")
+    if not isinstance(told, dict):
+        return []
+    if told.get("content"):
+        rows = [(each["token"], each.get("logprob"), _others(each.get("top_logprobs"))) for each in told["content"]]
+    else:
+        names, tops = told.get("tokens") or [], told.get("top_logprobs") or []
+        rows = list(zip(names, told.get("token_logprobs") or [], [*tops, *[None] * len(names)], strict=False))
+    return [Token(name, logprob, _runner_up(name, top)) for name, logprob, top in rows]
+
+
+def _others(top: object) -> dict[str, float]:
+    return {each["token"]: each["logprob"] for each in top} if isinstance(top, list) else {}
+
+
+def _runner_up(name: str, top: Mapping[str, float] | None) -> float | None:
+    return max((logprob for other, logprob in (top or {}).items() if other != name), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Exchange:
-    """The client's observations on the wire, with times."""
+    """One request and its answer as the client saw them, with clock readings. None means not observed, never zero."""
 
     sent_tokens: int
     asked_tokens: int

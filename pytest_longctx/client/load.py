@@ -44,7 +44,7 @@ _SETTLE_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """All requests of a load, and figures of the load as a whole."""
+    """The result of a load of many requests: every `Exchange`, and the figures of the load as a whole."""
 
     exchanges: tuple[Exchange, ...]
     ledger: Ledger | None = None

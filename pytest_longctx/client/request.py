@@ -18,7 +18,7 @@ import httpx
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
-from pytest_longctx.client.answer_tokens import Token
+from pytest_longctx.client.answer_tokens import Token, tokens_of
 from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of, own_error
 from pytest_longctx.client.event_stream import Event, EventParser
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
@@ -263,7 +263,7 @@ class StreamedRequest:
         contains.
         """
         if event.data.strip() == "[DONE]":
-            return "complete"
+            return self._at_the_end()
         if event.type not in _STREAM_TYPES:
             return None
         self._take(json_of(event.data), came_s)
@@ -277,6 +277,13 @@ class StreamedRequest:
             )
         return None
 
+    def _at_the_end(self) -> Ending:
+        """Return the ending of an answer with its closing event. vLLM ends a request that it aborts with a count of 0 alone."""
+        empty = self.usage is not None and self.usage.completion_tokens == 0 and not self.arrivals_s
+        if empty and self.finished_s is None and not self.detail:
+            self.detail = "the server ended the answer without a token, and without a reason (finish_reason)"
+        return "server error" if self.detail else "complete"
+
     def _take(self, event: Mapping[str, Any], now: float) -> None:
         if error := event.get("error"):
             status = error.get("code") if isinstance(error, dict) else None
@@ -284,7 +291,9 @@ class StreamedRequest:
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
-            self.tokens += _tokens(choice) if self.traced else ()
+            self.tokens += tokens_of(choice) if self.traced else ()
+            if choice.get("finish_reason") == "abort":
+                self.detail = 'the server aborted the request (finish_reason "abort"), which this client did not'
             if (text := _said(choice)) is not None:
                 self.arrivals_s.append(now)
                 if self.watchdog is not None:
@@ -308,27 +317,6 @@ def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
     local = None if ledger is None or ledger.external_tokens is None else ledger.local_tokens
     received = usage.cached_tokens if ledger is None or ledger.external_tokens is None else ledger.external_tokens
     return replace(usage, cached_tokens=local, transferred_tokens=received)
-
-
-def _tokens(choice: Mapping[str, Any]) -> list[Token]:
-    """Return the tokens of a streamed chunk from the log-probabilities of completions or chats."""
-    told = choice.get("logprobs")
-    if not isinstance(told, dict):
-        return []
-    if told.get("content"):
-        rows = [(each["token"], each.get("logprob"), _others(each.get("top_logprobs"))) for each in told["content"]]
-    else:
-        names, tops = told.get("tokens") or [], told.get("top_logprobs") or []
-        rows = list(zip(names, told.get("token_logprobs") or [], [*tops, *[None] * len(names)], strict=False))
-    return [Token(name, logprob, _runner_up(name, top)) for name, logprob, top in rows]
-
-
-def _others(top: object) -> dict[str, float]:
-    return {each["token"]: each["logprob"] for each in top} if isinstance(top, list) else {}
-
-
-def _runner_up(name: str, top: Mapping[str, float] | None) -> float | None:
-    return max((logprob for other, logprob in (top or {}).items() if other != name), default=None)
 
 
 def decoding(backend: Backend) -> dict[str, Any]:

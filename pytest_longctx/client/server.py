@@ -23,7 +23,7 @@ def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothi
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Server:
-    """A server that is up and answers requests."""
+    """A running server that answers requests."""
 
     url: str
     model: str
@@ -56,6 +56,8 @@ class Server:
 
     Raises `LaunchError` if its container or Pod has disappeared, which is no fault of the server.
     """
+    halted: Callable[[], tuple[str, ...]] = tuple
+    """Its processes that a signal has stopped, in words; none if they cannot be seen."""
 
     def __repr__(self) -> str:
         """Return a short form: pytest prints it above each failed test. It omits the headers, which contain the key."""

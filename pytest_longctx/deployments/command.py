@@ -5,9 +5,11 @@ The words are not parsed as flags here. No shell expands anything: ``$VARIABLE``
 sets it.
 """
 
+import ast
+import operator
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -40,7 +42,20 @@ _OTHER_TAGS = re.compile(r"(^|/)(lmcache|llm-d[^/]*)/")
 """Publishers whose tags are versions of their own programs."""
 _YEAR = 20
 """NVIDIA tags its images by year and month, as 26.05. No engine version looks like this so far."""
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?[-=]([^}]*))?\}|(\w+))")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?:\[[@*]\]|:?[-=]([^}]*))?\}|(\w+))")
+_ARRAY = re.compile(r"(?m)^[ \t]*(?:(?:declare|local|readonly|typeset)[ \t]+(?:-\w+[ \t]+)*)?(\w+)(\+?)=\(([^()]*)\)")
+"""A list of words of Bash, as scripts keep flags in: ``ARGS=(--tensor-parallel-size 4)``."""
+_SUM = re.compile(r"\$\(\(([^`'\"\n]{1,80}?)\)\)")
+_SIGNS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: lambda a, b: int(a / b),
+    ast.Mod: lambda a, b: a - b * int(a / b),
+}
+"""Arithmetic of a shell, whose division drops the rest."""
+_PROMPT = re.compile(r"(?m)^\s*(?:\([^()\n]{1,60}\)\s*)?\[?[\w.-]+@[\w.-]+[^#$\n]{0,80}[#$][ \t]+")
+"""What a terminal shows before a command: ``root@node1:~# ``."""
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -153,6 +168,8 @@ def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iter
 def _parts(word: str, env: Mapping[str, str]) -> list[str]:
     """Return the words that *word* stands for. A variable with flags is several words, because scripts do not quote it."""
     value = expanded(word, env)
+    if word.endswith(("[@]}", "[*]}")) and _VARIABLE.fullmatch(word) and value != word:
+        return [part for part in split(value) if part != ";"]
     if _VARIABLE.fullmatch(word) and value != word and value.startswith("-") and " " in value:
         return [part for part in split(value) if part != ";"]
     return [value]
@@ -168,7 +185,25 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
         name = found[1] or found[3]
         return env.get(name, found[2] if found[2] is not None else found[0])
 
-    return _VARIABLE.sub(value, word)
+    return _SUM.sub(lambda found: _computed(found, env), _VARIABLE.sub(value, word))
+
+
+def _computed(found: re.Match[str], env: Mapping[str, str]) -> str:
+    """The number that ``$((32*1024))`` stands for, or the text as it is where it is none."""
+    try:
+        return str(_worth(ast.parse(found[1].strip(), mode="eval").body, env))
+    except (ArithmeticError, KeyError, MemoryError, RecursionError, SyntaxError, ValueError):
+        return found[0]
+
+
+def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return node.value
+    if isinstance(node, ast.Name):
+        return int(env[node.id])
+    if isinstance(node, ast.BinOp) and (sign := _SIGNS.get(type(node.op))):
+        return sign(_worth(node.left, env), _worth(node.right, env))
+    raise ValueError("it is no sum")
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:
@@ -192,12 +227,29 @@ def commands(words: Sequence[str]) -> Iterator[list[str]]:
 def split(script: str) -> list[str]:
     """Split a script into words: a line ends a command, a backslash continues it, comments are dropped."""
     words: list[str] = []
-    for line in re.sub(r"\\\s*\n", " ", script).splitlines():
+    for line in _lines(script):
         try:
             words += [*shlex.split(line, comments=True), ";"]
         except ValueError:  # a quote that is closed on another line
             words += [*line.split(), ";"]
     return words
+
+
+def _lines(script: str) -> list[str]:
+    """
+    The lines of a script, each with its continuations. As in a shell, a backslash with a blank behind it continues
+    nothing.
+    """
+    joined = re.sub(r"\\\r?\n", " ", _PROMPT.sub("", script))
+    listed = _ARRAY.sub(_one_word, joined)
+    return _SUM.sub(lambda found: found[0].replace(" ", ""), listed).splitlines()
+
+
+def _one_word(found: re.Match[str]) -> str:
+    """An array of Bash as the assignment of one text, which is split where it is used."""
+    items = " ".join(re.sub(r"(?:^|\s)#[^\n]*", "", line).strip() for line in found[3].splitlines())
+    before = f"${{{found[1]}:-}} " if found[2] else ""
+    return f"{found[1]}={shlex.quote(before + items)}"
 
 
 def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:

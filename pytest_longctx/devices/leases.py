@@ -59,7 +59,8 @@ def lease(
     devices = visible or [str(index) for index in range(there)]
     if count > len(devices):
         raise LaunchError(
-            f"{count} {kind} are needed, but there are only {len(devices)} ({name}={inherited.get(name, 'not set')})"
+            f"{count} {kind} are needed, but there are only {len(devices)} ({name}={inherited.get(name, 'not set')})\n"
+            "  try      a deployment for fewer devices, or a longer list in that variable"
         )
     count = count if name else there
     with ExitStack() as held:

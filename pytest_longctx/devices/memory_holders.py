@@ -15,7 +15,7 @@ _PROCESS_BYTES: Final = 256 * 1024**2
 _UNOWNED_BYTES: Final = 1024**3
 """Memory that may be in use without a known process. AMD's driver holds about 300 MiB of each device."""
 _BACK_S: Final = 10.0
-"""A stopped server must release its memory within so many seconds."""
+"""Seconds within which a stopped server must release its memory."""
 _POLL_S: Final = 0.5
 GONE: Final = "[pid gone or in another namespace]"
 

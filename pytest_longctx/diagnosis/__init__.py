@@ -1,1 +1,1 @@
-"""From an engine's log to the cause of its failure."""
+"""Find the cause of a failure in an engine's log."""

@@ -54,7 +54,7 @@ SIZES_DUE: Final = 2
 
 @dataclass(slots=True)
 class Failure:
-    """A line that names a cause, or reports a failure without one."""
+    """A line that names a cause, or that reports a failure without its cause."""
 
     signature: Signature
     line: str
@@ -66,21 +66,18 @@ class Failure:
     silent: bool = False
     """Whether no error was logged before it."""
     order: int = field(default=0, compare=False)
-    """Its line number."""
+    """Number of the line."""
     time: str = ""
     process: str = ""
     rank: str = ""
     repeated: bool = False
-    """Whether it stands in a line that reports an end: a line of its own says more, if there is one."""
+    """Whether a line about the end of a process repeats it. A separate line about it has precedence."""
     noticed: bool = False
-    """Whether it was logged at a level below that of its signature: the engine caught it, and told of it."""
+    """Whether it was logged at a level below that of its signature: the engine caught it and logged that."""
 
     @property
     def kind(self) -> Kind:
-        """
-        The class of the failed boot's cause; for a signature that only says that memory ran out, that of its
-        place or phase.
-        """
+        """Class of the failure. If the signature only says that memory ran out, the class of its place or phase."""
         if self.place:
             return self.place.kind
         if self.phase == "request" and self.signature.kind in _BEFORE_REQUESTS:
@@ -91,7 +88,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """The remedy of a boot's failure: that of its place in the traceback, else that of its signature."""
+        """Remedy of the failure: that of its place in the traceback, else that of its signature."""
         return (self.place and self.place.remedy) or self.signature.remedy
 
 
@@ -119,7 +116,7 @@ class FirstError:
     complaint: str | None = None
     """The first line at level ERROR or above, for logs without a traceback."""
     ended_at: int = 0
-    """The line of the last exception that nothing caught."""
+    """Number of the line of the last exception that no code caught."""
     before: tuple[str, ...] = ()
     """The lines of the traceback before it."""
     phase: Phase | None = None
@@ -127,12 +124,12 @@ class FirstError:
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
     native: str | None = None
-    """The first line in which native code, or a shell, reports an end."""
+    """The first line in which native code, or a shell, reports the end of a process."""
     echo: str | None = None
-    """The first exception that only reports a failure elsewhere, such as a lost peer."""
+    """The first exception that only reports a failure of another process, such as a lost peer."""
 
     def ends(self, lines: int) -> bool:
-        """Whether a boot's log of so many *lines* ends with an uncaught exception: its process has ended."""
+        """Whether a log of *lines* lines ends with an uncaught exception, so that the process has ended."""
         return self.text is not None and lines - self.ended_at <= _LAST_LINES
 
 
@@ -174,17 +171,17 @@ class Boot:
     """The line of the last notice, by its id."""
 
     def catches(self, owner: tuple[str, str], line: int | None) -> None:
-        """
-        Note that process *owner* of the boot announced a caught traceback in *line*; None: it logged
-        something else.
-        """
+        """Note that process *owner* announced a caught traceback in *line*; None: it logged something else."""
         if line is not None:
             self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
         elif self.caught.pop(owner, False) and not self.caught:
             self.caught_until = 0
 
     def joined(self, record: Record) -> Record:
-        """*record*, the boot's next log line; a panic's message is joined to its place, the line before, and not indented."""
+        """
+        Return *record*, the boot's next log line. The message of a panic is joined to the line before it, which has its
+        place.
+        """
         place, self.panic = self.panic, None
         if place is not None and record.text.strip():
             line = place.whole.strip()
@@ -200,17 +197,19 @@ class Boot:
 
     def attention(self, lines: int) -> int:
         """
-        How closely the boot's log is read after *lines* lines: `SIZES_DUE` while the sizes of a failure are expected,
-        1 inside a traceback or a panic and before line `caught_until`, else 0.
+        Return how closely the boot's log is read after *lines* lines.
+
+        `SIZES_DUE` while the sizes of a failure are expected; 1 inside a traceback or a panic, and before line
+        `caught_until`; else 0.
         """
         return SIZES_DUE if self.sizes_due else bool(self.traces or self.panic) or lines < self.caught_until
 
     def closes(self, trace: Trace) -> None:
-        """Forget *trace* of the boot, which has ended."""
+        """Forget *trace*, which has ended."""
         self.traces = {key: each for key, each in self.traces.items() if each is not trace}
 
     def sums_up(self, made: Failure, line: int) -> None:
-        """Note that a log *line* of the boot reports a failure without its cause."""
+        """Note that a log *line* reports a failure without its cause."""
         survivable = made.signature.survivable
         if made.signature.id in NATIVE and self.errors.native is None:
             self.errors.native = made.line
@@ -222,8 +221,10 @@ class Boot:
 
     def keeps(self, made: Failure, trace: Trace | None) -> None:
         """
-        Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its
-        sizes, and so does the message under a heading.
+        Keep a cause that the log names.
+
+        An exception around another one, in *trace*, replaces it and keeps its sizes. So does the message below a
+        heading.
         """
         inner = trace.failure if trace is not None else None
         if isinstance(inner, Failure) and inner in self.candidates and _replaces(made, inner, trace):
@@ -240,17 +241,17 @@ class Boot:
 
     @property
     def inside(self) -> bool:
-        """Whether a traceback of the boot has begun and not ended."""
+        """Whether a traceback has begun and not ended."""
         return any(not trace.done for trace in self.traces.values())
 
     @property
     def reached(self) -> Phase:
-        """The phase that the boot reached: a log that begins late has no marker of a phase, but may have traffic."""
+        """The phase that the boot has reached. A log that begins late has no marker of a phase, but may have requests."""
         return "serve" if self.phase == "start" and (self.alive_at or self.failed_requests) else self.phase
 
     @property
     def summary_counts(self) -> bool:
-        """Whether the boot has a failure summary that does not merely follow from another process's end."""
+        """Whether the boot has a failure summary that is not only the result of another process's end."""
         return self.summary is not None and not self.summary.signature.survivable
 
     @property
@@ -272,8 +273,10 @@ class Boot:
 
     def _on_the_way(self, some: list[Failure]) -> list[Failure]:
         """
-        Those of *some* failures that the boot did not get past: none that was only a notice, and none from before it
-        came up, where another remains, or an exception of unknown words ended it.
+        Return the failures in *some* that may have ended the boot.
+
+        Notices are removed if another failure remains, or if the log has an exception of unknown wording. Failures
+        before the server was ready are removed if a later one remains.
         """
         told = [each for each in some if not each.noticed] or (some if self.errors.text is None else [])
         if self.served_at is None:
@@ -281,15 +284,12 @@ class Boot:
         return [each for each in told if each.order > self.served_at] or told
 
     def phase_of(self, found: Signature) -> Phase | None:
-        """The boot phase that signature *found* names; a server that serves is past its start, and allocates for requests."""
+        """Return the phase of signature *found*. A server that serves is past its start, and allocates for requests."""
         past = found.kind in _BEFORE_REQUESTS or found.phase in ("start", "config")
         return "request" if self.phase == "serve" and past else found.phase
 
     def lives(self, text: str, line: int, times: int) -> bool:
-        """
-        Note a log line that shows the booted server alive, or an answer with status 500. Returns whether
-        *text* is one.
-        """
+        """Note a log line that shows that the server is alive, or an answer with status 500. Returns whether *text* is one."""
         self._starves(text, times)
         if any(word in text for word in _ALIVE_WORDS) and _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
@@ -303,12 +303,12 @@ class Boot:
         return False
 
     def cuts(self, text: str) -> None:
-        """Note how many requests the booted server leaves unanswered when it stops, if *text* says so."""
+        """Note how many requests the server leaves unanswered when it stops, if *text* says so."""
         if match := _CUT_REQUESTS.search(text):
             self.cut_requests = max(self.cut_requests, int(match[1] or match[2]))
 
     def _starves(self, text: str, times: int) -> None:
-        """Count the boot's statistics in which requests wait and none runs; any other sign of work ends the count."""
+        """Count statistics in which requests wait and none runs. Any other sign of work ends the count."""
         if _WAITING.search(text) and (self.served_at is not None or self.alive_at):
             self.idle_with_requests += times
         elif "throughput" in text or '"POST /v1/' in text:
@@ -316,23 +316,23 @@ class Boot:
 
     @property
     def holds_no_request(self) -> bool:
-        """Whether the boot's KV cache is smaller than one request of the context length in its log."""
+        """Whether the KV cache is smaller than one request of the context length in the log."""
         cache, context = self.figures.get("kv_cache_tokens"), self.figures.get("max_model_len")
         return cache is not None and context is not None and cache < context
 
     def _came_late(self, found: Failure) -> bool:
-        """Whether *found* is a guess about the configuration in a log that begins when the booted server had long been up."""
+        """Whether *found* is a guess about the configuration, in a log that begins long after the server was ready."""
         served = self.notices["request-failed"] or self.failed_requests
         return bool(found.signature.weak and found.signature.kind == "config" and not self.told and served)
 
     @property
     def answers_nothing(self) -> bool:
-        """Whether requests to the booted server failed and none was answered, as far as the log goes."""
+        """Whether requests failed and none was answered, as far as the log goes."""
         late = not self.told and self.notices["request-failed"] and self.errors.text is not None and not self.alive_at
         return bool(self.failed_requests and not self.answered) or bool(late)
 
     def _survived(self, found: Failure) -> bool:
-        """Whether the booted server worked after the failure *found*."""
+        """Whether the server worked after the failure *found*."""
         if found.kind == "chat-template-missing":
             warmed_up = self.served_at is not None and found.order < self.served_at < self.alive_at
             return self.chats > 0 or warmed_up
@@ -344,13 +344,13 @@ class Boot:
 
 
 def _replaces(made: Failure, inner: Failure, trace: Trace | None) -> bool:
-    """Whether a boot's cause *made* takes the place of *inner*, an earlier one of the same *trace*."""
+    """Whether the cause *made* replaces *inner*, an earlier one of the same *trace*."""
     around = trace is not None and trace.chained and made.signature.wrapper
     return around or (inner.signature.heading and not made.signature.heading)
 
 
 def _earliest(some: list[Failure]) -> Failure:
-    """The earliest failure of a boot by time stamp; without comparable time stamps the first in the log."""
+    """Return the earliest failure by time stamp; without comparable time stamps the first in the log."""
     first = some[0]
     for each in some[1:]:
         if each.time and len(each.time) == len(first.time) and each.time < first.time:
@@ -359,7 +359,7 @@ def _earliest(some: list[Failure]) -> Failure:
 
 
 def _placed(found: Failure, some: list[Failure]) -> Failure:
-    """*found*, or the line soon after it in a traceback that says the same of the GPU's memory, and where it was wanted."""
+    """Return *found*, or a line soon after it in a traceback that reports the same lack of GPU memory, with its place."""
     if found.place is not None or found.kind != "gpu-oom":
         return found
     soon = (each for each in some if each.place is not None and 0 <= each.order - found.order <= _SAME_WITHIN)
@@ -367,7 +367,7 @@ def _placed(found: Failure, some: list[Failure]) -> Failure:
 
 
 def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot:
-    """The boot to report of a log: the last of each server; of several servers, the first whose boot failed."""
+    """Return the boot to report of a log: the last of each server; of several servers, the first whose boot failed."""
     told = {name: each for name, each in boots.items() if each.told} or boots
     shown = [_shown(each, earlier.get(name, [])) for name, each in told.items()]
     failed = [(found.order, number) for number, each in enumerate(shown) if (found := each.cause or each.summary)]
@@ -375,19 +375,13 @@ def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot
 
 
 def rooted(boots: Mapping[str, Boot], boot: Boot) -> Failure | None:
-    """
-    The kernel's or the driver's line about a hardware fault, if *boot* failed: the engine's failure follows
-    from it.
-    """
+    """Return the kernel's or the driver's line about a hardware fault, if *boot* failed. The engine's failure follows from it."""
     found = [each for some in boots.values() for each in some.candidates if each.signature.root]
     failed = boot.summary is not None or boot.cause is not None
     return _earliest(found) if found and failed else None
 
 
 def _shown(boot: Boot, before: list[Boot]) -> Boot:
-    """
-    The boot of a server to report: *boot*, or the failed one before it if *boot* had only begun when the log
-    ends.
-    """
+    """Return the boot of a server to report: *boot*, or the failed one before it if *boot* had only begun when the log ended."""
     begun = not (boot.cause or boot.summary or boot.served_at or boot.alive_at)
     return before[-1] if begun and before and (before[-1].cause or before[-1].summary) else boot

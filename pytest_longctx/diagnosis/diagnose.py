@@ -1,8 +1,9 @@
 """
 Diagnose why a server failed, from its log and from how it ended. Pure: equal evidence gives an equal diagnosis.
 
-A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code, the kernel's
-evidence and the server's gauges decide. Without any of these the class is unknown, with the first error quoted.
+A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code,
+the kernel's evidence and the server's gauges decide. Without any of these the class is unknown, and the first error is
+quoted.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Final, Literal
 
 from pytest_longctx.diagnosis import engine_error, named_cause
 from pytest_longctx.diagnosis.boot_state import Failure
-from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd, signal_name, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -35,6 +36,9 @@ _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 """A parent ends its own children so, too: what a log says of a child's signal is no sign of a stop from outside."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
+_DAEMON = (
+    "a memory daemon outside the kernel (systemd-oomd, earlyoom) ends processes in this way too, and logs it itself"
+)
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _NO_ERROR: Final = "unknown: no line of the log is one that is known as an error"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
@@ -42,27 +46,29 @@ _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of how a server ended, beside its log. ``None`` means not observed, never zero."""
+    """Evidence of how a server ended, in addition to its log. ``None`` means not observed, never zero."""
 
     exit_code: int | None = None
-    """As shells have it, 128 + N for signal N, or -N; None while it runs."""
+    """As shells report it: 128 + N for signal N, or -N; None while the process runs."""
     oom_killed: bool | None = None
-    """What a container's state says."""
+    """The OOM flag of the container's state."""
     memory_kills: tuple[str, ...] | None = None
-    """The kernel's evidence of out-of-memory kills; empty: looked for and there was none."""
+    """The kernel's evidence of out-of-memory kills; empty: searched, and none found."""
     killed_gib: float | None = None
+    process_ends: tuple[ProcessEnd, ...] = ()
+    """Processes of the server that signals ended, in that order; empty if none was seen."""
     status: int | None = None
     """HTTP status of a refusal."""
     refusal: str | None = None
     """The text of that refusal."""
     waited_for: str | None = None
-    """What was waited for when the time was up."""
+    """What the server had not done when the time limit ended."""
     stalled: str | None = None
-    """That nothing had moved for too long, and for how long; None: it had not come to that, or nobody looked."""
+    """That no figure had changed for too long, and for how long; None: this was not reached, or not observed."""
     at_work: str | None = None
-    """That it was still at work when the time was up."""
+    """That the server was still working when the time limit ended."""
     gauges: Mapping[str, float | None] = field(default_factory=dict)
-    """The server's gauges when it was last asked: ``running``, ``waiting``."""
+    """The server's gauges at the last query: ``running``, ``waiting``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Diagnosis:
 
     kind: Kind
     outcome: Outcome | None
-    """None where nothing follows from what was seen."""
+    """None if nothing follows from the evidence."""
     phase: Phase
     cause: str
     remedy: str
@@ -80,7 +86,7 @@ class Diagnosis:
     sizes: Mapping[str, float] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
     doubt: str = ""
-    """Why it is not surer."""
+    """Why the diagnosis is not certain."""
 
     @property
     def title(self) -> str:
@@ -90,12 +96,12 @@ class Diagnosis:
         return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}){sure}"
 
     def observe(self, readings: Mapping[str, float | None]) -> Observation:
-        """The diagnosis as evidence for a verdict, with what else was read of the boot."""
+        """Return the diagnosis as evidence for a verdict, with everything else that was read of the boot."""
         metrics = {**readings, **self.sizes}
         return Observation(self.outcome, metrics, self.phase, self.signature, self.kind, self.cause)
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """The rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
+        """Return the rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
         yield "class", self.title
         if self.doubt:
             yield "doubt", self.doubt
@@ -109,8 +115,9 @@ class Diagnosis:
 def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     """Diagnose why the server failed, from its log *reading* and the evidence *given* of how it ended."""
     given = _joined(reading, given)
-    if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
-        return _named(reading, reading.cause)
+    cause = reading.cause
+    if cause is not None and not (cause.signature.weak and (_memory(reading, given) or _was_killed(cause, given))):
+        return _named(reading, cause)
     for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
@@ -118,7 +125,7 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
-    """Diagnose the state of a server from its log *reading* and the evidence *given*, and why it is not well."""
+    """Diagnose the state of a server from its log *reading* and the evidence *given*, and the reason if it is not healthy."""
     joined = _joined(reading, given)
     boot, code = reading.boot, joined.exit_code
     ended = boot.fatal_at is not None or code not in (None, 0)
@@ -136,7 +143,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
-    """Diagnose a refused request: the catalogue's id, class and sizes for *text*; None where it has none like it."""
+    """Diagnose a refused request: the id, class and sizes in the catalogue for *text*; None if no entry matches."""
     for known in catalogue.refusal:
         if match := re.search(known.regex, text):
             return known.id, known.kind, figures(match.groupdict())
@@ -144,7 +151,7 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 
 def _joined(reading: LogReader, given: Evidence) -> Evidence:
-    """Evidence to diagnose from: *given*, completed by the log's kernel, systemd, container and Kubernetes lines."""
+    """Return the evidence *given*, completed by lines of the kernel, systemd, a container or Kubernetes in the log."""
     seen = reading.evidence
     return replace(
         given,
@@ -159,17 +166,12 @@ def _memory(reading: LogReader, given: Evidence) -> bool:
 
 
 def _named(reading: LogReader, found: Failure) -> Diagnosis:
-    """The diagnosis from a log line that names the cause."""
+    """Return the diagnosis if a log line names the cause."""
     known, boot = found.signature, reading.boot
     sizes = found.metrics or named_cause.allocation_before(boot.candidates, found)
+    phase, line = named_cause.phase_of(reading, found), named_cause.line_of(reading, found)
     made = Diagnosis(
-        *(
-            found.kind,
-            known.outcome,
-            named_cause.phase_of(reading, found),
-            found.line,
-            named_cause.remedy_for(reading, found),
-        ),
+        *(found.kind, known.outcome, phase, line, named_cause.remedy_for(reading, found)),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
         sizes=sizes,
@@ -180,12 +182,10 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
 
 
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """
-    The diagnosis if the kernel or a container's state says that memory ran out; a counter alone counts all of
-    the host.
-    """
+    """Return the diagnosis if the kernel or a container's state reports an out-of-memory kill."""
+    # The counter alone covers all processes of the host.
     kills = (*(given.memory_kills or ()), *reading.evidence.memory)
-    went = _signal(reading, given) is not None or _silent(reading)
+    went = _signal(reading, given) is not None or named_cause.silent(reading)
     if not given.oom_killed and not reading.evidence.memory and not (kills and went):
         return None
     end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
@@ -201,22 +201,46 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The diagnosis of a server stopped from outside: its log says so, or SIGTERM ended it."""
+    """Return the diagnosis of a server that was stopped from outside: its log says so, or SIGTERM ended it."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
-    if given.exit_code in _TERMINATED and _signal(reading, given) == signal.SIGTERM:
+    number = _signal(reading, given)
+    if given.exit_code in _TERMINATED and number == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
+    # Nothing but the kernel's memory killer and another process sends it.
+    if number == signal.SIGKILL and given.memory_kills == ():
+        seen = [*map(str, given.process_ends[:_SEVERAL]), _NO_KILL]
+        who = "it" if given.exit_code in _KILLED else "one of its processes"
+        made = _ended(reading, "killed", f"{who} was ended by SIGKILL, from outside", "likely", seen)
+        return replace(made, doubt=_DAEMON)
     return None
 
 
+def _was_killed(cause: Failure, given: Evidence) -> bool:
+    """Whether a process of a watched server was killed. Its children then log that they were asked to end."""
+    numbers = {-(given.exit_code or 0), (given.exit_code or 0) - 128, *(each.number for each in given.process_ends)}
+    return signal.SIGKILL in numbers and given.memory_kills is not None and cause.kind == "killed" and cause.silent
+
+
+def from_outside(reading: LogReader, found: Diagnosis) -> bool:
+    """Whether the diagnosis *found* says that something outside ended the server, and no error of its own came before."""
+    return found.kind == "killed" and (reading.cause is None or reading.cause.silent)
+
+
+def _signal(reading: LogReader, given: Evidence) -> int | None:
+    if reading.cause is not None and _was_killed(reading.cause, given):
+        return signal.SIGKILL
+    return named_cause.signal_of(reading, given.exit_code, given.process_ends)
+
+
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
-    """Evidence for the diagnosis of a stop from outside; a failed probe before the server came up is none."""
+    """Return the evidence of a stop from outside. A failed probe before the server was ready is none."""
     boot, killed = reading.boot, given.exit_code in _KILLED
     return reading.evidence.stops(killed=killed, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The diagnosis of a server that answers, and refuses the request."""
+    """Return the diagnosis of a server that answers, and refuses the request."""
     if given.refusal is None:
         return None
     phase: Phase = "request"
@@ -235,7 +259,7 @@ def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
-    """The diagnosis of a server that came up and answers every request with an error of its own."""
+    """Return the diagnosis of a server that was ready and answers every request with its own error."""
     logged = reading.errors.text or reading.errors.caught or reading.errors.complaint
     said = f"it came up, and answers every request with HTTP {status}: {refusal}"
     said += f"; its log: {logged}" if logged else ""
@@ -245,7 +269,7 @@ def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
 
 
 def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The diagnosis of a server that hung, or was too slow, when the time was up."""
+    """Return the diagnosis of a server that hung, or was too slow, when the time limit ended."""
     if given.waited_for is None:
         return None
     if given.at_work is not None:
@@ -264,7 +288,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _asserted(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a check or an operation that failed in the engine or below it, if that is the log's first error."""
+    """Return the diagnosis of a failed check or operation in the engine or below it, if that is the log's first error."""
     found = engine_error.engine_error(reading.boot)
     if found is None:
         return None
@@ -274,20 +298,20 @@ def _asserted(reading: LogReader) -> Diagnosis | None:
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
-    """The diagnosis of an unknown cause, with the first error of the log quoted."""
+    """Return the diagnosis of an unknown cause, which quotes the first error of the log."""
     first = reading.errors.text or reading.errors.complaint or reading.errors.native or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
         how = f"ended by {signal_name(number)}"
         said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
         looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
-        evidence = [looked] if number == signal.SIGKILL else []
+        evidence = [*map(str, given.process_ends[:_SEVERAL]), *([looked] if number == signal.SIGKILL else [])]
         return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     first = first or reading.errors.echo or (reading.summary.line if reading.summary else None)
     said = f"unknown, here is the first error: {first}" if first else _NO_ERROR
     if reading.summary is not None:
-        if _silent(reading):
+        if named_cause.silent(reading):
             said = silent(told=reading.boot.told)
             looked = _NO_KILL if given.memory_kills is not None else _UNREAD
             return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=what_would_tell(None))
@@ -296,7 +320,7 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def _unscheduled(reading: LogReader) -> Diagnosis:
-    """The diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line says why."""
+    """Return the diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line names why."""
     boot = reading.boot
     seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
     if not boot.holds_no_request:
@@ -311,14 +335,14 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
 
 
 def _idle(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a server that is up and does no work for its requests."""
+    """Return the diagnosis of a server that is ready and does no work for its requests."""
     if reading.boot.answers_nothing:
         return _only_refusals(reading)
     return _unscheduled(reading) if reading.boot.idle_with_requests >= _SEVERAL else _retrying(reading)
 
 
 def _retrying(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a server whose log ends with a step that is tried again and again, and with no sign of work after it."""
+    """Return the diagnosis of a server whose log ends with a step that is retried repeatedly, without a sign of work after it."""
     boot = reading.boot
     worked_at = max(boot.worked_at, boot.served_at or 0)
     for entry, count in reading.benign():
@@ -326,13 +350,17 @@ def _retrying(reading: LogReader) -> Diagnosis | None:
         if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > worked_at and entry.kind and up:
             said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
             doubt = "the line is harmless where the step succeeds later; the log ends before that"
-            return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)
+            phase = boot.reached if entry.kind == "cluster-resources" else "request"
+            return Diagnosis(entry.kind, "hangs", phase, said, entry.remedy, "likely", entry.id, doubt=doubt)
     return None
 
 
 def _only_refusals(reading: LogReader) -> Diagnosis:
-    """The diagnosis of a server that is up and answers no request."""
+    """Return the diagnosis of a server that is ready and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
+    if first and (known := named_cause.of_request(reading.catalogue, first)):
+        made = Diagnosis(known.kind, "fails", "request", first, known.remedy, "likely", known.id)
+        return replace(made, doubt=named_cause.OF_REQUESTS)
     because = f", the first error: {first}" if first else ", and no error in the log"
     count = reading.boot.failed_requests or reading.notices["request-failed"]
     said = f"unknown: requests failed (lines of the log about it: {count}), and none was answered{because}"
@@ -354,7 +382,7 @@ def _ended(
     evidence: list[str],
     sizes: Mapping[str, float] | None = None,
 ) -> Diagnosis:
-    """The diagnosis of a server, or of one of its processes, that was seen to end."""
+    """Return the diagnosis of a server if the end of it, or of one of its processes, was observed."""
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:
@@ -366,35 +394,3 @@ def _ended(
     return Diagnosis(
         kind, known.outcome, named_cause.phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen
     )
-
-
-def _silent(reading: LogReader) -> bool:
-    """Whether a child process of the diagnosed server ended and no error had been logged before."""
-    found = reading.summary
-    ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
-    return found is not None and ended and found.silent
-
-
-def _signal(reading: LogReader, given: Evidence) -> int | None:
-    """
-    The signal that ended the diagnosed server, or the child that its log says was the first to go.
-
-    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
-    """
-    found = reading.summary
-    said = ""
-    if found is not None:
-        said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
-        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
-        if (
-            found.signature.id != "native-assertion"
-            and not _silent(reading)
-            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
-        ):
-            return None
-    elif reading.errors.text is not None:
-        return None
-    for code in (int(said) if said else None, given.exit_code):
-        if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
-            return -code if code < 0 else code - 128
-    return None

@@ -1,10 +1,10 @@
 """
-A check or an operation that failed in the engine's own code, or in code below it: the class of a failure without a signature.
+Diagnose a check or an operation that failed in the engine's own code, or in code below it, without a known signature.
 
-An assertion is a fact of its own: the program found itself in a state that its authors excluded. A key that is not there, or two
-tensors whose sizes do not fit, is no refusal of a configuration and no lack of a resource either, if the engine had its weights
-loaded: it met a state that its authors had not thought of. Which change avoids it stands in no rule; the line of code that failed
-is quoted.
+A failed assertion shows that the program reached a state that its authors had excluded. A missing key, or two tensors
+whose sizes do not fit, is also a mistake of the program if the engine had loaded its weights: it is no refusal of a
+configuration and no lack of a resource. The rules do not know which change avoids it, so the failed line of code is
+quoted.
 """
 
 import re
@@ -17,11 +17,11 @@ from pytest_longctx.diagnosis.tracebacks import FRAME, Trace, worded
 from pytest_longctx.observation import Kind
 
 DOUBT: Final = (
-    "what failed in the engine's code is known, and not why: a fault of this version, or a mix that it is not made for"
+    "the failed code is known, but not the reason: a fault of this version, or a combination that it does not support"
 )
 REMEDY: Final = (
-    "the line that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start "
-    "without the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
+    "a search for the quoted line in the issues of the component that its file belongs to; meanwhile another release, or a start "
+    "without the feature that the file or the message names (speculative decoding, a connector, a cache dtype, a backend)"
 )
 
 _NATIVE: Final = re.compile(
@@ -29,7 +29,7 @@ _NATIVE: Final = re.compile(
     r"|\bAssertion error (?:\(|\S+:\d)|\bINTERNAL ASSERT FAILED\b"
     r"|/ggml[\w/.-]*\.(?:c|cpp|cu|cuh|m|h):\d+: (?!\S+ (?:error|[Ff]ailure)\b)"
 )
-"""What native code of an engine says of a check that failed."""
+"""Messages of an engine's native code about a failed check."""
 _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
 _OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
 """Frames of a program that uses the engine, in which an assertion is not the engine's."""
@@ -39,7 +39,10 @@ _KEYLESS: Final = (
     "IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration"
 )
 _LEAVES_OPEN: Final = re.compile(rf"^(?:{_KEYLESS})(?:: |$)")
-"""Mistakes that do not come from a key that a configuration or a checkpoint lacks: they count in the engine's frames at once."""
+"""
+Mistakes that are not caused by a missing key of a configuration or a checkpoint. They count as soon as they occur in
+the engine's frames.
+"""
 _MISTAKE: Final = re.compile(rf"^(?:KeyError|{_KEYLESS})(?:: |$)")
 """Exceptions by which Python reports a mistake of the program that runs."""
 _TENSORS: Final = re.compile(
@@ -49,27 +52,59 @@ _TENSORS: Final = re.compile(
     r"|split_with_sizes expects|index(?: -?\d+)? (?:is )?out of (?:range|bounds)|must have shape|expected scalar type"
     r"|must have the same (?:dtype|batch size|shape|size|number of)|[Dd]imension (?:out of range|specified as)|output with shape"
     r"|could not be broadcast|selected index k out of range|[Ss]tack expects each tensor|[Ii]nvalid shape|size mismatch"
-    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders)"
+    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders"
+    r"|\b(?:must|should|expected to) (?:all )?(?:be (?:equal to|the same as|(?:\w+[- ])?contiguous|on the same device)|match\b"
+    r"|live on|(?:have|share) (?:the same )?(?:shape|dtype|stride|ndim|rank|storage|\d+ (?:dim|elem)))"
+    r"|\b[Ee]xpected (?:\w+ )?(?:shape|dtype|tensor|dims?)\b.*\b(?:got|but)\b|\b(?:numel|shape|dtype|dim|stride)\b.* mismatch\b"
+    r"|\bmust be (?:a )?(?:\d-?[dD]|\w+-byte aligned|torch\.\w+|(?:fp|bf|int|float|uint)\d+)\b)"
 )
-"""Operations of PyTorch and NumPy on tensors that do not fit each other."""
+"""What PyTorch, NumPy and the checks of kernels say of tensors that do not fit each other or the kernel."""
+_LIBRARY: Final = re.compile(
+    r"^\w+: (?:vector::_M_\w+|basic_string::\S+|_?(?:Map|map)(?:_base)?::at|invalid (?:vector|string|map)<\S+ \S+"
+    r"|bad_(?:variant_access|optional_access|function_call|any_cast|weak_ptr|cast)|std::bad_(?!alloc)\w+|deque::_M_\w+"
+    r"|array::at: .*|stoi|stol|stoull|unordered_map::at)\b"
+)
+"""What the standard library of C++ says of a mistake in native code: the name of the operation, and no word of the engine's."""
 _RAISED: Final = re.compile(
     r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
 )
 _NOT_OWN_FAULT: Final = re.compile(
     r"CUDA|HIP|NPU|XPU|cuBLAS|CUBLAS|NCCL|RCCL|HCCL|ZMQ|memory|[Tt]ime(?:d )?[ -]?out|[Cc]ancel|[Cc]onnect|[Cc]losed|[Rr]emote"
-    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
-    r"|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
+    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than"
+    r"|exceed.*\d|greater than|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
 )
-"""Words of a refusal, or of another part that failed: such an exception says more than that the program is mistaken."""
-_ENGINE: Final = r"(?:vllm(?:_\w+)?|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+"""Words of a refusal, or of another part that failed. Such an exception has another cause than a mistake in the program."""
+_NAMES_A_SETTING: Final = re.compile(
+    r"--[a-z]|\b[A-Z]+_[A-Z_]{3,}\b|\bsupport|[Uu]nsupported|\binstall|config|\bSM\d|\bsm_?\d|gfx|CUDA|GPU"
+)
+"""Words for a setting, a device or a package: a refusal, and no mistake."""
+_ENGINE: Final = (
+    r"(?:vllm(?:_\w+)?|sglang/(?:srt|kernels)|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+)
 _PASSES_ON: Final = r"(?!.*(?:shm_broadcast|multiproc|core_client|/executor/|device_communicators|rpc))"
-"""Files of an engine that tell what another process says."""
+"""Files of an engine that report what another process logs."""
 _OWN: Final = re.compile(rf'File "[^"]*\b{_ENGINE}{_PASSES_ON}')
 _BELOW: Final = re.compile(
     r'File "[^"]*/(?:torch|transformers|flashinfer|numpy|vllm_flash_attn|flash_attn|fla|sgl_kernel)/'
 )
 """Frames of the libraries with which an engine computes."""
+_OF_A_KERNEL: Final = re.compile(
+    r"^(?:RuntimeError|ValueError|NotImplementedError): .*(?:\b(?:must|should|expect(?:s|ed)?|requires?|needs?|got|mismatch)\b.*"
+    r"\b(?:tensors?|contiguous|dtypes?|shapes?|rank-?\d|dim(?:ension)?s?|strides?|aligned|u?int(?:8|32|64)|fp(?:8|16|32)|bf16|elements"
+    r"|rows|slots?)\b|\b(?:tensors?|dtypes?|shapes?|dim(?:ension)?s?|strides?)\b.*\b(?:must|should|expected|mismatch|match|got|invalid)\b"
+    r"|out of (?:bounds|range))"
+)
+"""What the check of an operation says of what it was given, in the words for tensors."""
+_OPERATION: Final = re.compile(
+    r"/(?:kernels/ops|ops|third_party|vllm_flash_attn|sgl_kernel|fla|layers/attention|attention/backends)/"
+)
+"""Files of operations, which run on tensors only."""
 _IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
+_COMPUTING: Final = re.compile(
+    r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources)\w*"
+    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla)/"
+)
+"""Frames of code that runs with the weights loaded, whatever phase the log shows."""
 
 _COMPUTES: Final[tuple[Phase, ...]] = ("kv_cache", "profile", "warm-up", "graphs", "first forward", "serve", "request")
 """Phases after the loading of the weights. Before, a mistake may follow from a configuration or a checkpoint."""
@@ -82,13 +117,15 @@ _PARTS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
     ),
     ("structured-output", re.compile(r"grammar|structured_output|\bbitmask\b|guided_dec|/constrained/")),
 )
-"""Parts of an engine that have a class of their own, by the words of their files, functions and messages."""
+"""Parts of an engine that have their own class, by the words of their files, functions and messages."""
 
 
 def engine_error(boot: Boot) -> tuple[Kind, str] | None:
     """
-    The class of the check or the operation that failed in the engine's own code during *boot*, and its words with its place; None
-    if the first error of the log is none of that kind.
+    Return the class of a check or operation that failed in the engine's own code during *boot*, with its text and
+    place.
+
+    None if the first error of the log is of another kind.
     """
     said = _failed_check(boot)
     return _exception(boot) if said is None else (_part_of(said), said)
@@ -96,8 +133,10 @@ def engine_error(boot: Boot) -> tuple[Kind, str] | None:
 
 def _failed_check(boot: Boot) -> str | None:
     """
-    The check that failed, as the first error of the *boot*'s log has it or as the engine's own summary quotes it, with its line
-    of code where the exception has no words; None if that error is no failed check.
+    Return the failed check that is the first error of the *boot*'s log, or that the engine's own summary quotes; None
+    if there is none.
+
+    If the exception has no message, the line of code is included.
     """
     errors = boot.errors
     if errors.text is not None:
@@ -113,7 +152,7 @@ def _failed_check(boot: Boot) -> str | None:
 
 
 def _cut_short(traces: Iterable[Trace]) -> str | None:
-    """The check on which one of the *traces* stops whose exception is not in the log, with its frame; None if there is none."""
+    """Return the check at which one of *traces* stops without an exception in the log, with its frame; None if there is none."""
     for trace in traces:
         frame = next((number for number, line in enumerate(trace.tail) if line == trace.frame), None)
         if trace.done or trace.caught or frame is None or _OF_A_SCRIPT.search(trace.frame):
@@ -125,7 +164,10 @@ def _cut_short(traces: Iterable[Trace]) -> str | None:
 
 
 def _of_python(text: str, before: tuple[str, ...]) -> str | None:
-    """The failed assertion *text* with the last frame and code of the traceback *before* it; None if it is a script's own."""
+    """
+    Return the failed assertion *text* with the last frame and code of the traceback *before* it; None if a script of
+    the user raised it.
+    """
     frame = next((line.strip() for line in reversed(before) if FRAME.match(line)), "")
     if _OF_A_SCRIPT.search(frame):
         return None
@@ -135,8 +177,9 @@ def _of_python(text: str, before: tuple[str, ...]) -> str | None:
 
 def _exception(boot: Boot) -> tuple[Kind, str] | None:
     """
-    The class of the exception that ended the engine of *boot* at work, and the exception with its last frame; None if the first
-    error of its log is none, or says more than that the engine's code is mistaken.
+    Return the class of the exception that ended the working engine of *boot*, and the exception with its last frame.
+
+    None if the first error of the log is of another kind, or states another cause than a mistake in the engine's code.
     """
     errors = boot.errors
     if errors.text is None:
@@ -148,7 +191,10 @@ def _exception(boot: Boot) -> tuple[Kind, str] | None:
 
 
 def _quoted(boot: Boot) -> tuple[Kind, str] | None:
-    """The same of the exception that the engine quotes in its own summary, if that is a mistake and the engine was at work."""
+    """
+    Return the same for the exception that the engine quotes in its own summary, if it is a mistake and the engine was
+    working.
+    """
     because = boot.summary.words.get("because") if boot.summary is not None else None
     whole = list(
         worded(because)
@@ -158,17 +204,21 @@ def _quoted(boot: Boot) -> tuple[Kind, str] | None:
 
 
 def _part_of(place: str) -> Kind:
-    """The class of a mistake in the engine's own code, by the words of its *place*: frames, code and message."""
+    """Return the class of a mistake in the engine's own code, by the words of its *place*: frames, code and message."""
     return next((kind for kind, words in _PARTS if words.search(place)), "engine-assert")
 
 
 def _counts(text: str, frame: str, phase: Phase) -> bool:
-    """Whether exception *text*, raised in *frame* while the boot was in *phase*, is a mistake in the engine's own code."""
+    """Whether exception *text*, raised in *frame* in this *phase* of the boot, is a mistake in the engine's own code."""
     frame = frame.replace("\\", "/")  # paths of Windows
     if _IMPORT.search(frame):
         return False
     own, below = _OWN.search(frame) is not None, _BELOW.search(frame) is not None
-    if phase not in _COMPUTES:
+    if _LIBRARY.match(text) or (
+        _OPERATION.search(frame) and _OF_A_KERNEL.match(text) and not _NAMES_A_SETTING.search(text)
+    ):
+        return own or below
+    if phase not in _COMPUTES and not _COMPUTING.search(frame):
         return own and _LEAVES_OPEN.match(text) is not None
     if _MISTAKE.match(text) or _TENSORS.match(text):
         return own or below

@@ -69,10 +69,10 @@ class GoodBoots:
 
 def differences(bad: LogReader, good: LogReader, bad_lines: Iterable[str], good_lines: Iterable[str]) -> Iterator[str]:
     """
-    The differences of the failed boot *bad* from the last good boot *good*, in this order.
+    Return the differences of the failed boot *bad* from the last good boot *good*, in this order:
 
-    Arguments, named facts such as versions, figures by more than one per cent, the phase reached, and the first kinds of lines
-    that only *bad* has. Times and ports are left out: they differ between any two boots.
+    arguments, named facts such as versions, figures that differ by more than one per cent, the phase reached, and the
+    first kinds of lines that only *bad* has. Times and ports are omitted, because they differ between any two boots.
     """
     mine, theirs = _Seen(bad_lines), _Seen(good_lines)
     yield from _unequal("argument ", mine.arguments, theirs.arguments, "(not given)")

@@ -1,8 +1,8 @@
 """
-Detect whether a log has new lines. A line that differs from an earlier one only in its time is not new, nor is an access log's
-line about a request of this package.
+Detect whether a log has new lines.
 
-Progress bars, which end in a carriage return or not at all, are read as they grow.
+A line that differs from an earlier one only in its time is not new, nor is a line of the access log about a request of
+this package. Progress bars, which end in a carriage return or have no end, are read while they grow.
 """
 
 import re
@@ -21,7 +21,7 @@ _MOST_LINES: Final = 100_000
 
 @dataclass(slots=True)
 class LogMotion:
-    """Follows a log; *idle* are patterns of lines that are logged with and without work."""
+    """Follows a log. *idle* are patterns of lines that are logged with and without work."""
 
     path: Path | None = None
     idle: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class LogMotion:
 
     @classmethod
     def from_now(cls, path: Path | None, idle: tuple[str, ...] = ()) -> "LogMotion":
-        """Follow the activity of the log at *path* from its present end."""
+        """Follow the activity of the log at *path* from its current end."""
         there = path is not None and path.is_file()
         return cls(path if there else None, idle, path.stat().st_size if there and path is not None else 0)
 
@@ -52,7 +52,7 @@ class LogMotion:
         return self.new(re.split(r"[\r\n]+", block.decode("utf-8", "replace")))
 
     def new(self, lines: Iterable[str]) -> bool:
-        """Whether any of the log's *lines* is new: activity, and no repetition with another time."""
+        """Whether any of *lines* is new, and not a repetition with another time."""
         found = [line for line in lines if self._is_new(line)]
         self.last = found[-1].strip() if found else self.last
         return bool(found)

@@ -1,4 +1,4 @@
-"""Lines of the kernel, systemd, a container or Kubernetes in a log that tell how a process ended."""
+"""How a process ended: as a supervisor saw it, and as lines of the kernel, systemd, a container or Kubernetes in a log tell."""
 
 import re
 import signal
@@ -53,7 +53,22 @@ _AGAIN = re.compile(r"^(?:INFO )?success: \S+ entered RUNNING state")
 """What supervisord says of a process that it started again."""
 _ENGINES: Final = (("engine",), ("uvicorn",), ("llama",), ("tensorrt",), ("rust",), ("json",))
 """Loggers of engines: below ERROR they log what they do, and what a model wrote."""
+_STORAGE = re.compile(r"low on resource: (?!memory|pids)\w|\b(?:EmptyDir volume|ephemeral)\b.*\b(?:exceed|limit)")
+"""Why a pod was evicted, if it was for a disk: that is a cause, and no mere stop from outside."""
 _LIMIT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnd:
+    """A process of a server that a signal ended."""
+
+    pid: int
+    name: str
+    number: int
+    """The signal."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name}) was ended by {signal_name(self.number)}"
 
 
 @dataclass(slots=True)
@@ -76,7 +91,7 @@ class LogEvidence:
         """Read one log line. Returns whether it is evidence of how a process ended."""
         text = record.text
         wrote = record.joined or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR)
-        if wrote or not _MAY_BE.search(text):
+        if wrote or not _MAY_BE.search(text) or _STORAGE.search(text):
             return False
         if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)
@@ -114,8 +129,8 @@ class LogEvidence:
 
     def stops(self, *, killed: bool, serves: bool) -> list[str]:
         """
-        The log lines that are evidence of a stop from outside: of a process that was *killed*, or came up and
-        *serves*.
+        Return log lines that are evidence of a stop from outside, for a process that was *killed*, or that was ready
+        and *serves*.
         """
         if serves and not killed:  # another container of the pod may be stopped, or the one before it
             return [] if self.ready else [line for line in self.stopped_by if "Stopping container" not in line]
@@ -128,7 +143,7 @@ class LogEvidence:
 
 
 def _exit_code(parts: Mapping[str, str | None]) -> int:
-    """The exit code that a log line gives as evidence; negative for a signal."""
+    """Return the exit code that a log line gives as evidence; negative for a signal."""
     if name := parts.get("name"):
         name = f"SIG{name.removeprefix('SIG')}"
         return -signal.Signals[name].value if name in signal.Signals.__members__ else 1
@@ -137,7 +152,7 @@ def _exit_code(parts: Mapping[str, str | None]) -> int:
 
 
 def _said(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The match of an evidence *pattern* in the log line *text*, outside quotations."""
+    """Return the match of an evidence *pattern* in the log line *text*, outside quotations."""
     found = pattern.search(text)
     return found if found is not None and quoting.reports(text, found.start(), found.end()) else None
 
@@ -155,27 +170,24 @@ _BANNERS: Final[Mapping[str, signal.Signals]] = {
 
 
 def signal_of_banner(line: str) -> str:
-    """The signal that a shell's banner in the log names, as an exit code; empty where *line* names none."""
+    """Return the signal that a shell's message names, as an exit code; empty if *line* names none."""
     return next((str(-number) for words, number in _BANNERS.items() if words in line), "")
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal that ended a process, such as SIGKILL; the number where it has no name."""
+    """Return the name of a signal that ended a process, such as SIGKILL, or its number if it has no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def silent(*, told: bool) -> str:
-    """
-    The evidence where a child ended and no error was logged before; *told*: the log has the beginning of the
-    boot.
-    """
+    """Return the evidence that a child ended without an earlier error; *told*: the log contains the beginning of the boot."""
     if told:
         return "unknown: a child process ended without a word of its own, no cause in the log"
     return "unknown: the log has only the end of the failure; its first error stands in the lines before"
 
 
 def what_would_tell(number: int | None) -> str:
-    """What further evidence, beside the log, would tell why signal *number* ended the process."""
+    """Name further evidence, outside the log, that would show why signal *number* ended the process."""
     if number == signal.SIGKILL or number is None:
         sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
         return f"{sources} would tell whether memory was the reason"

@@ -56,60 +56,54 @@ class LogReader:
 
     @property
     def boot(self) -> Boot:
-        """
-        The boot in the log to report: the last of the engine's container; if one of several sources failed,
-        that one.
-        """
+        """The boot in the log to report: the last of the engine's container. If one of several sources failed, that source."""
         if not self.boots:
             self.boots[""] = Boot()
         return chosen(self.boots, self.earlier)
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures that were read from the log of the boot."""
+        """Figures in the log of the boot."""
         return self.boot.figures
 
     @property
     def words(self) -> dict[str, str]:
-        """Named facts that were read from the log of the boot, such as the attention backend."""
+        """Named facts in the log of the boot, such as the attention backend."""
         return self.boot.words
 
     @property
     def phase(self) -> Phase:
-        """The phase that the boot has reached in the log read so far."""
+        """The phase that the boot has reached so far."""
         return self.boot.phase
 
     @property
     def errors(self) -> FirstError:
-        """The first error read in the log of the boot."""
+        """The first error in the log of the boot."""
         return self.boot.errors
 
     @property
     def notices(self) -> Counter[str]:
-        """The count of each benign line read in the log, by its id."""
+        """The count of each benign line in the log, by its id."""
         return self.boot.notices
 
     @property
     def cause(self) -> Failure | None:
-        """
-        The log line that names the cause; before any, the kernel's evidence of a hardware fault, wherever it
-        was read.
-        """
+        """The log line that names the cause. Without one, the kernel's evidence of a hardware fault, wherever it was logged."""
         return rooted(self.boots, self.boot) or self.boot.cause
 
     @property
     def summary(self) -> Failure | None:
-        """The first log line read that reports a failure without its cause."""
+        """The first log line that reports a failure without its cause."""
         return self.boot.summary
 
     @property
     def failure(self) -> Failure | None:
-        """The failure read in the log: its cause; without one, the summary."""
+        """The failure in the log: its cause; without one, the summary."""
         return self.cause or self.summary
 
     @property
     def fatal(self) -> bool:
-        """Whether a log line was read that the engine does not survive, according to its source."""
+        """Whether the log has a line that the engine does not survive, according to its source."""
         return self.boot.fatal_at is not None
 
     def benign(self) -> Iterator[tuple[Benign, int]]:
@@ -119,7 +113,7 @@ class LogReader:
                 yield entry, self.notices[entry.id]
 
     def told(self) -> dict[str, str]:
-        """The named facts read in the log, and under ``notices`` the ids of the benign lines."""
+        """The named facts in the log, and under ``notices`` the ids of the benign lines."""
         seen = ", ".join(entry.id for entry, _ in self.benign())
         return {**self.words, "notices": seen} if seen else dict(self.words)
 
@@ -152,7 +146,7 @@ class LogReader:
         self.cut = False
 
     def _attentive(self) -> int:
-        """How much attention the log's next line gets, by the boot that asks for most."""
+        """Return how closely the next log line must be read: the highest value of all boots."""
         return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
     def _matters(self, text: str) -> bool:
@@ -168,7 +162,7 @@ class LogReader:
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> None:
-        """Read one log line that stands for so many *times* equal ones."""
+        """Read one log line that stands for *times* equal ones."""
         self.lines += 1
         for record in records(line):
             inner = record.text if record.logged else self._outer.removed(record.text)
@@ -200,7 +194,7 @@ class LogReader:
             boot.sizes_due *= any(text is None for text in match.groupdict().values())
 
     def _begin(self, boot: Boot, record: Record) -> bool:
-        """Begin to read a traceback in the log; the engine's own message may precede it in the same line."""
+        """Begin to read a traceback. The engine's own message may precede it in the same line."""
         if boot.phase == "stop":
             return False
         before = record.text.partition(HEADER)[0] if HEADER in record.text else ""
@@ -390,11 +384,14 @@ class LogReader:
         return made
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
-        """The groups of *match* in a log line, without one at the end of a cut line, which may be incomplete."""
+        """
+        Return the groups of *match* in a log line. If the line was cut, a group at its end may be incomplete and is
+        omitted.
+        """
         found = match.groupdict()
         return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
 
     def _runs(self, boot: Boot, wanted: str) -> bool:
-        """Whether the engine's version, as read from the log, lies in *wanted*; an unknown version does."""
+        """Whether the engine's version, as in the log, is in *wanted*. An unknown version is."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)

@@ -1,11 +1,18 @@
-"""What follows from a line that names the cause: the phase of the failure, its sizes, and the remedy for the engine's version."""
+"""
+What follows from a line that names a cause or an end: the phase of the failure, its sizes, the signal, and the remedy for the
+engine's version.
+"""
 
-from collections.abc import Mapping
+import re
+import signal
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pytest_longctx.diagnosis.boot_state import Failure
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd, signal_of_banner
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.signatures import Phase
+from pytest_longctx.diagnosis.signatures import Catalogue, Phase, Signature
+from pytest_longctx.diagnosis.tracebacks import EXCEPTION
 from pytest_longctx.toml import in_range
 
 _WHILE_STARTING: Final = ("environment", "engine-missing")
@@ -14,6 +21,7 @@ _NEAR_LINES: Final = 5
 """How far from the line that names the cause the allocator's own line may be."""
 _WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
 _GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
+OF_REQUESTS: Final = "the exception is that of the first request that failed; the engine caught it and goes on"
 _SEVERAL: Final = 4
 WITH_ROOM: Final = (
     "the driver and the runtime of this device rather than its memory: one visible device, a driver of the release that belongs "
@@ -22,19 +30,39 @@ WITH_ROOM: Final = (
 """What to do about an allocation that the device refused with room for it."""
 
 
+def of_request(catalogue: Catalogue, error: str | None) -> Signature | None:
+    """
+    The signature of the exception *error* that ended a request, and that the engine caught; None if none is of these words alone.
+
+    >>> from pytest_longctx.diagnosis.signatures import common
+    >>> of_request(common(), "ValueError: Tokenizer class X does not exist or is not currently imported.").id
+    'tokenizer-class-unknown'
+    """
+    if error is None or EXCEPTION.match(error) is None:
+        return None
+    alone = (
+        each for each in catalogue.signature if not (each.summary or each.placed or each.raised_in or each.booting)
+    )
+    said = (each for each in alone if not each.role or "exception" in each.role)
+    return next((each for each in said if re.search(each.regex, error)), None)
+
+
+def line_of(reading: LogReader, found: Failure) -> str:
+    """The line that names the cause; with the exception that it announces, where the engine outlived that."""
+    announced = reading.errors.caught if found.signature.heading and found.signature.survivable else None
+    return f"{found.line} {announced}" if announced else found.line
+
+
 def phase_of(reading: LogReader, found: Failure) -> Phase:
-    """
-    The phase of the diagnosed failure: a server that serves works on a request; a log without boot facts may
-    begin late.
-    """
+    """Return the phase of the failure. A server that serves works on a request; a log without boot facts may begin late."""
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
     return when(found.phase, told=placed or reading.boot.told)
 
 
 def when(reached: Phase, *, told: bool) -> Phase:
     """
-    The phase of a diagnosed failure for the phase that the boot *reached*; *told*: something in the log speaks
-    for it, beside the lack of anything later.
+    Return the phase of a failure, for the phase that the boot *reached*. *told*: a log line shows the phase, and not
+    only the lack of later lines.
     """
     if reached == "start" and not told:
         return "unknown"
@@ -42,17 +70,17 @@ def when(reached: Phase, *, told: bool) -> Phase:
 
 
 def allocation_before(candidates: list[Failure], found: Failure) -> Mapping[str, float]:
-    """
-    The sizes of the GPU allocation that failed in the diagnosed line *found*, from the allocator's line just
-    before it.
-    """
+    """Return the sizes of the failed GPU allocation of the line *found*, from the allocator's line just before it."""
     before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
     memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
     return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
 
 
 def doubt_of(found: Failure, *, ended: bool) -> str:
-    """Why the diagnosis from the line *found* is not surer; *ended*: the process was seen to end. Empty: it is certain."""
+    """
+    Return why the diagnosis from the line *found* is not certain; empty if it is. *ended*: the end of the process was
+    observed.
+    """
     known = found.signature
     if known.weak:
         return _GENERIC if known.raised_in or known.placed else _WEAK
@@ -63,8 +91,9 @@ def doubt_of(found: Failure, *, ended: bool) -> str:
 
 def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
     """
-    What contradicts a lack of memory in the diagnosed line *found*: the device had several times the memory free that was asked
-    for, and no limit of the process is told. Empty: nothing does.
+    Return what contradicts a lack of memory in the line *found*; empty if nothing does.
+
+    The device had several times the requested memory free, and the log names no limit of the process.
     """
     asked_gib, free_gib = sizes.get("allocation_gib"), sizes.get("device_free_gib")
     if not found.kind.startswith("gpu-oom") or asked_gib is None or free_gib is None or "allowed" in found.line:
@@ -77,7 +106,7 @@ def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
 
 
 def remedy_for(reading: LogReader, found: Failure) -> str:
-    """The diagnosis's remedy for the version that logged the failure, and after the notices in its log."""
+    """Return the remedy for the version that logged the failure, and for the notices in its log."""
     known = found.signature
     if known.after and known.after_remedy and reading.notices[known.after]:
         return known.after_remedy
@@ -87,3 +116,37 @@ def remedy_for(reading: LogReader, found: Failure) -> str:
         if version is not None and in_range(version, wanted):
             return remedy
     return found.remedy
+
+
+def silent(reading: LogReader) -> bool:
+    """Whether a child process of the diagnosed server ended and no error had been logged before."""
+    found = reading.summary
+    ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
+    return found is not None and ended and found.silent
+
+
+def signal_of(reading: LogReader, exit_code: int | None, process_ends: Sequence[ProcessEnd]) -> int | None:
+    """
+    The signal that ended the diagnosed server, or the child that was the first to go: by its log, by its *exit_code*, or by the
+    *process_ends* that were seen.
+
+    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
+    """
+    found = reading.summary
+    said = ""
+    if found is not None:
+        said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
+        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
+        if (
+            found.signature.id != "native-assertion"
+            and not silent(reading)
+            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
+        ):
+            return None
+    elif reading.errors.text is not None:
+        return None
+    for code in (int(said) if said else None, exit_code):
+        if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
+            return -code if code < 0 else code - 128
+    # Parents end their own children by SIGTERM and SIGINT, so those tell nothing.
+    return next((each.number for each in process_ends if each.number not in (signal.SIGTERM, signal.SIGINT)), None)

@@ -1,4 +1,4 @@
-"""Evidence of the kernel's out-of-memory killer, as far as it can be read; None where it cannot."""
+"""Evidence of the kernel's out-of-memory killer, as far as it can be read; None if it cannot."""
 
 import os
 import re

@@ -88,7 +88,7 @@ def _begun(tokens: list[str]) -> list[str]:
 
 
 class PatternSet:
-    """Patterns by number, and which of them a line may match; a pattern that RE2 cannot read may match every line."""
+    """Numbered patterns, searched in a line at once. A pattern that RE2 cannot read may match every line."""
 
     def __init__(self, regexes: Sequence[str]) -> None:
         options = re2.Options()
@@ -107,7 +107,7 @@ class PatternSet:
         self._set.Compile()
 
     def numbers(self, text: str) -> list[int]:
-        """The numbers of the patterns in the set that *text*, one line or several, may match, in their order."""
+        """Return the numbers of the patterns that may match *text*, one line or several, in their order."""
         if not self._numbers:
             return self._unread
         found = self._set.Match(text.encode("utf-8", "replace")) or ()  # a lone surrogate has no UTF-8

@@ -15,7 +15,7 @@ _COMPLAINS = re.compile(
 
 
 def is_exception(record: Record, text: str) -> bool:
-    """Whether a line has the role of an exception: *text* is one that stands outside a traceback."""
+    """Whether *text*, a line outside a traceback, has the role of an exception."""
     return EXCEPTION.match(text) is not None and (record.level is None or record.level >= ERROR)
 
 
@@ -33,7 +33,7 @@ def counts(signature: Signature, record: Record, text: str, at: int, *, exceptio
 
 
 def noticed(signature: Signature, level: int | None) -> bool:
-    """Whether a logger's *level* is lower than that of a line of *signature* has to be: the program that logged it went on."""
+    """Whether a logger's *level* is below that of a line of *signature*, so that the program continued."""
     return level is not None and level < LEVELS[signature.level]
 
 

@@ -83,7 +83,7 @@ def _pattern(text: str) -> str:
 
 
 def _measure(reading: str) -> tuple[str, int]:
-    """The measure that a signature's group *reading* gives, and how many of its units make one unit of the measure."""
+    """Return the measure of a signature's group *reading*, and the number of its units in one unit of the measure."""
     for end, scale in _SCALES.items():
         if reading.endswith(end) and reading not in MEASURES:
             return f"{reading.removesuffix(end)}_gib", scale
@@ -185,7 +185,7 @@ class Benign(toml.Table):
     undoes: str | None = None
     """The signature that it revokes: the operation succeeded later."""
     stalls: Annotated[int, Field(ge=0)] = 0
-    """From so many of them on, with no sign of work after the last, they are a failure of the class; 0: never."""
+    """Number of such lines that are a failure of the class, if no sign of work follows the last; 0: never."""
     remedy: str = ""
     """What to do then."""
     why: str
@@ -258,7 +258,7 @@ class Catalogue(toml.Table):
 
 def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
     """
-    Figures among a signature's readings; what is no number is left out, and bytes, KiB and MiB become GiB.
+    Return the figures among a signature's readings. Text is omitted; bytes, KiB and MiB are converted to GiB.
 
     >>> figures({"kv_cache_tokens": "5,711,392", "allocation_mib": "512.00", "weights_gib": "1.2.3", "weights_s": None})
     {'kv_cache_tokens': 5711392.0, 'allocation_gib': 0.5}
@@ -273,7 +273,7 @@ def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
 
 
 def words(readings: Mapping[str, str | None]) -> dict[str, str]:
-    """The readings of a signature or a fact that are text, such as versions."""
+    """Return the readings of a signature or a fact that are text, such as versions."""
     return {name: text for name, text in readings.items() if name in TEXT_FACTS and text is not None}
 
 

@@ -80,7 +80,8 @@ _TYPES: Final = ("RuntimeError", "ValueError", "AssertionError", "TypeError", "K
 
 def worded(because: str | None) -> Iterator[str]:
     """
-    The exception *because* as its traceback may have ended: as it is, and with each usual type where a wrapper left the type out.
+    Return the forms in which the exception *because* may end its traceback: unchanged, and with each common type if a
+    wrapper omitted the type.
 
     >>> list(worded("CUDA error: invalid argument"))[:2]
     ['CUDA error: invalid argument', 'RuntimeError: CUDA error: invalid argument']
@@ -98,7 +99,7 @@ def worded(because: str | None) -> Iterator[str]:
 
 def joined(text: str) -> str:
     """
-    The last line of a traceback, without an actor's address, and with a message that is a tuple of strings joined to one.
+    Return the last line of a traceback without an actor's address. A message that is a tuple of strings is joined.
 
     >>> joined("RuntimeError: ('not supported for ', 'this GPU.')")
     'RuntimeError: not supported for this GPU.'

@@ -147,7 +147,7 @@ FindingId = Annotated[str, Field(pattern=r"^[A-Z]{2,8}-[0-9]{4}$")]
 
 
 class Finding(toml.Table):
-    """One documented result."""
+    """A documented result, as in one TOML file: its source, its scope, the request, the expected outcome and the bounds."""
 
     id: FindingId
     title: str

@@ -41,7 +41,7 @@ CLOCKS_APART_SHARE = 0.05
 """Additional share of the TTFT, because a busy machine delays both clocks."""
 
 BUSY_GAPS = 4.0
-"""A load explains a gap up to so many times the allowed one: 1.6 was seen. A proxy that holds a stream takes far more."""
+"""Largest multiple of the allowed gap that a load explains: 1.6 was seen. A proxy that holds a stream takes far more."""
 
 BUSY_SHARE = 0.75
 """With less the devices waited: long prefills on one H200 had 0.91 to 0.99, and 0.20 and 0.47 while SGLang's host walked."""
@@ -66,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """The verdict on one finding. It is true only if the finding holds."""
+    """The verdict on one finding. As a boolean it is true only if the finding holds."""
 
     finding: Finding
     word: Word

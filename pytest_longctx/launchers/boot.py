@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,15 +21,15 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import leases, monitor
 from pytest_longctx.devices.sampler import Sampler, Tell
-from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
+from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal, from_outside
 from pytest_longctx.diagnosis.log_file import read_file
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.errors import BootError
+from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.evidence import summarised
-from pytest_longctx.launchers.readiness import how_it_ended
+from pytest_longctx.launchers.readiness import HALTER, STOPPER, ended_in_order, how_it_ended
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import clock
 from pytest_longctx.processes.progress import ProgressCallback
@@ -69,7 +69,7 @@ class LinesCounted:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """The result of booting one deployment: either *server* or *failure* is set."""
+    """The result of booting one deployment. Either *server* or *failure* is set."""
 
     conditions: Conditions
     facts: dict[str, str]
@@ -94,7 +94,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
-        """Return an exchange as evidence, with its prefill's share of the hardware's peak (if known) and the host's load."""
+        """Return an exchange as evidence, with its share of the hardware's peak (if that is known) and the load of the host."""
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         if "ttft_gap_s" in seen.metrics:
             seen = replace(seen, metrics={**seen.metrics, "host_load": server_metrics.processes_per_core()})
@@ -132,8 +132,8 @@ class Boot:
         Return the complete observation of what a test has *seen*, ready for a verdict.
 
         Exchanges are weighed and combined. The boot's log texts and, after a failure of the server, its cause are
-        added. Raises `LaunchError` if no request reached an engine, or if the server's container or Pod has
-        disappeared.
+        added. Raises `LaunchError` if no request reached an engine, if the server's container or Pod has disappeared, or if
+        something outside stopped the server.
         """
         return self._with_canary(self._with_cause(summarised(seen, self.weigh)))
 
@@ -154,17 +154,31 @@ class Boot:
         seen = replace(seen, words=self.words)
         if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
             return seen
+        if halted := self.server.halted():
+            raise LaunchError(self._outside(f"{halted[0]}: it does nothing until SIGCONT", HALTER, self.server))
         failed = self._log_of(self.server).failure is not None
         # Do not wait for the end of a server that still answers and only refused this request.
         end = self.server.ended(_END_S if failed or "health_status" not in seen.metrics else 0.0)
+        reading = self._log_of(self.server)
+        if orderly := ended_in_order(reading, end or Evidence()):
+            raise LaunchError(self._outside(orderly, STOPPER, self.server))
         if end is None and not failed:
             return seen
-        found = diagnose(self._log_of(self.server), end or Evidence())
+        found = diagnose(reading, end or Evidence())
+        if from_outside(reading, found):
+            raise LaunchError(self._outside(found.cause, found.remedy, self.server, found.rows()))
         ended = how_it_ended(end.exit_code, oom_killed=end.oom_killed) if end and end.exit_code else ""
         said = shown("; ".join(filter(None, (found.cause, ended, seen.said))), self.server.secrets)
         # A failure while serving is a failure under a request, also where the log does not tell the phase.
         phase = "request" if found.phase in ("serve", "unknown") else found.phase
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
+
+    def _outside(self, because: str, remedy: str, server: Server, rows: Iterable[tuple[str, str]] = ()) -> str:
+        """Say that something outside stopped the server, which is no evidence about it."""
+        lines = [f"{server.deployment.name} was stopped while it worked, so nothing is judged", f"  because  {because}"]
+        lines += [f"  {word:<8} {line}" for word, line in rows]
+        lines += [] if server.log is None else [f"  log      {server.log}"]
+        return shown("\n".join([*lines, f"  try      {remedy}"]), server.secrets)
 
     def _log_of(self, server: Server) -> LogReader:
         """Return the engine's log so far; an empty reader if there is no log."""

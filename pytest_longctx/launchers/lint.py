@@ -84,7 +84,10 @@ def _cache_root_as_model(start: StartCommand) -> str | None:
     model = start.model or ""
     is_cache = model.startswith("/") and model in {start.env.get(name) for name in _CACHES}
     if is_cache or PurePosixPath(model).name.startswith("models--"):
-        return f"{model} is a folder of the cache; a model is its name, or a folder with a config.json"
+        return (
+            f"{model} is a folder of the Hugging Face cache without a config.json; give the model's name, or the folder "
+            "that contains config.json"
+        )
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_longctx.client.server import Server, Unaskable
 from pytest_longctx.client.server_metrics import Stall
-from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose
+from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, assess, diagnose, from_outside
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES
@@ -24,7 +24,13 @@ from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
-_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
+_MACHINES: tuple[Kind, ...] = (
+    "port-taken",
+    "dirty-gpu",
+    "engine-missing",
+    "environment",
+    "toolchain-missing",
+)
 """Classes of problems of the machine or the installation. They are no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
@@ -33,6 +39,8 @@ _TAIL_LINES = 12
 _MOST_DIFFERENCES = 6
 _WIDEST = 400
 """Maximum length in characters of one line of an explanation."""
+STOPPER = "who sends signals here: an orchestrator's probe, a time limit, a person"
+HALTER = "kill -CONT PID; and who stops processes here: a terminal (Ctrl-Z), a debugger, a suspended job"
 UNREACHABLE_S = 5.0
 """Seconds for which an address without a listener is tried again, if the server should already run."""
 
@@ -135,12 +143,17 @@ class _Wait:
         )
 
     def _failed(self, exit_code: int | None) -> BootError:
-        found = diagnose(self.reading, self._evidence(exit_code))
+        if exit_code is None and (halted := self.candidate.halted()):
+            raise LaunchError(self._explain(f"{halted[0]}: it does nothing until SIGCONT", HALTER))
+        evidence = self._evidence(exit_code)
+        if exit_code is not None and (orderly := ended_in_order(self.reading, evidence)):
+            raise LaunchError(self._explain(orderly, STOPPER))
+        found = diagnose(self.reading, evidence)
         because = shown(found.cause, self.candidate.secrets)
         if not self.candidate.ours and not self.probe.refused:
             remedy = "the address, and whether an OpenAI-compatible server answers there"
             raise LaunchError(self._explain(because, remedy))
-        if found.kind in _MACHINES:
+        if found.kind in _MACHINES or from_outside(self.reading, found):
             raise LaunchError(self._explain(because, found.remedy, found))
         readings = {**self.reading.figures, "boot_s": None}
         seen = replace(found.observe(readings), said=because, words=self.reading.told())
@@ -208,6 +221,14 @@ class _Wait:
             rows += [f"  log      {candidate.log}, its last lines:"]
             rows += [f"             {line}" for line in tail(candidate.log, candidate.secrets)]
         return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])
+
+
+def ended_in_order(reading: LogReader, evidence: Evidence) -> str:
+    """Say that the server ended in order, without an error, or does so; empty if its log and *evidence* do not show that."""
+    if assess(reading, evidence)[0] != "stopped":
+        return ""
+    code = "" if evidence.exit_code is None else f" (exit code {evidence.exit_code})"
+    return f"it shut down in order{code}, as when SIGTERM or SIGINT asks it or its engine to"
 
 
 def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:

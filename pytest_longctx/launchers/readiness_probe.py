@@ -27,7 +27,7 @@ _PAUSE_S = 0.2
 _QUICK_S = 5.0
 """Timeout of requests that need no computation: health, the model list."""
 PERSISTS_S = 10.0
-"""A server counts as failed after so many seconds of the same error. Engines return 500 and 503 briefly at warm-up."""
+"""Seconds of the same error after which a server counts as failed. Engines return 500 and 503 briefly at warm-up."""
 _PERSISTS_TIMES = 3
 _VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
 """Ids and times in the text of an error, which differ each time."""

@@ -1,8 +1,8 @@
 """
-Plan: what a run or a typed start comes to, without booting a server.
+Plan: predict a run, or the server of a command, without booting a server.
 
-`pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.typed` a command, a manifest or a file. Names of the
-first are imported at their first use, so that the second starts quickly.
+`pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.typed` a command, a manifest or a file. Names
+of the first are imported at their first use, so that the second starts quickly.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The answer of a plan: whether a server fits, what is missing, what cures it; as text and as JSON."""
+"""The answer of a plan: whether a server fits, which memory is missing, and which flag fixes it; as text and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ _PHASES = {
     "CUDA graph tables": "graphs",
     "max_num_seqs": "kv_cache",
 }
-"""The phase of a boot in which a lack of a term shows, by the term; names are those of the catalogues of log lines."""
+"""Phase of a boot in which a term that is too large makes it fail, with the names of the catalogues of log lines."""
 
 
 _KINDS = (
@@ -30,14 +30,14 @@ _KINDS = (
     ("CUDA graph tables", "gpu-oom-graphs"),
     ("sampler", "gpu-oom-profile"),
 )
-"""Kinds of failure, by what the name of the term holds."""
+"""Kind of failure, by a part of the name of the term that is too large."""
 _COUNTED = ("max_num_seqs",)
-"""Terms that are a number of something, and not of bytes."""
+"""Beginnings of terms that are a count and not a number of bytes."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one server."""
+    """The answer of a plan about one server."""
 
     boot: Boot
     cures: tuple[Cure, ...] = ()
@@ -45,7 +45,7 @@ class Answer:
     boot_s: float | None = None
     prefill_s: float | None = None
     spans: tuple[tuple[int, Span], ...] = ()
-    """Times of prompts by their tokens, from one that was measured."""
+    """Times of prompts by their number of tokens, derived from a measured prompt."""
 
     @property
     def outcome(self) -> str:
@@ -61,10 +61,7 @@ class Answer:
 
     @property
     def phase(self) -> str | None:
-        """
-        The phase in which the answer says that the boot fails; None where it does not fail, or the phase is
-        not known.
-        """
+        """Phase in which the boot fails; None if it does not fail, or if the phase is unknown."""
         if self.boot.refusals:
             return self.boot.refusals[0].phase
         found = self.boot.prediction
@@ -77,10 +74,7 @@ class Answer:
 
     @property
     def kind(self) -> str | None:
-        """
-        The kind of failure in the answer, as diagnoses of logs name it; None where the boot does not fail, or
-        the kind is not known.
-        """
+        """Kind of failure, named as in the diagnosis of a log; None if the boot does not fail, or if the kind is unknown."""
         if self.boot.refusals:
             return self.boot.refusals[0].name
         found = self.boot.prediction
@@ -91,10 +85,7 @@ class Answer:
 
     @property
     def missing_bytes(self) -> float | None:
-        """
-        Memory that the answer names as missing, on one device or on the host; None where none is, or the size
-        is not known.
-        """
+        """Memory that is missing on one device or on the host; None if none is, or if the size is unknown."""
         found = self.boot.prediction
         if self.boot.refusals or found is None or found.fits or found.culprit is None:
             return None
@@ -107,7 +98,7 @@ class Answer:
         return over if over > 0 else None
 
     def _kept(self, found: Prediction) -> list[Term]:
-        """The predicted memory terms that a device holds at once; the KV cache of one request is part of the pool."""
+        """The predicted memory terms that a device holds at once. The KV cache of one request is part of the pool."""
         return [term for term in found.terms if not term.host and term.name != "KV cache of one request"]
 
     def lines(self) -> Iterator[str]:
@@ -203,7 +194,7 @@ class Answer:
             yield f"  {'config.json':<13} {sizes}"
 
     def _sizes(self) -> str | None:
-        """Weights and KV cache from config.json, for an answer about a model whose memory is not predicted."""
+        """Weights and KV cache from config.json, for a model whose memory is not predicted."""
         whole, boot = self.boot.whole, self.boot
         if whole is None:
             return None
@@ -235,7 +226,7 @@ class Answer:
         return "; ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The answer of a plan as JSON; a figure that is not known is null."""
+        """The answer of a plan as JSON. An unknown figure is null."""
         boot, found = self.boot, self.boot.prediction
         asked = boot.asked
         return {
@@ -285,5 +276,5 @@ def of(
     prefill_s: float | None = None,
     spans: tuple[tuple[int, Span], ...] = (),
 ) -> Answer:
-    """Make the plan's answer for a foreseen *boot*, with the cures that were tried, lints and times."""
+    """Return the plan's answer for a predicted *boot*, with the cures that were tried, lints and times."""
     return Answer(boot, tuple(cures.find(boot)), lints, boot_s, prefill_s, spans)

@@ -1,4 +1,4 @@
-"""What a plan is asked: a start or a deployment, read by the version of the engine that it means."""
+"""The server to plan: a start command or a deployment, read by the flags of its engine version."""
 
 import os
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ _LENGTH = {"vllm": "max-model-len", "sglang": "context-length"}
 _MODEL = {"vllm": "model", "sglang": "model-path"}
 _OVERRIDES = {"vllm": "hf-overrides", "sglang": "json-model-override-args"}
 _FOREIGN = {"--omni": "vLLM-Omni has a command line and a memory of its own, which are not modelled"}
-"""Flags of other engines behind the same program."""
+"""Flags that select another engine behind the same program."""
 _TUNED = ("-instruct", "-chat", "-it", "-hf", "-instruct-hf", "-17b-16e", "-17b-16e-instruct")
-"""Ends of names that change nothing in a shape."""
+"""Endings of model names that do not change the shape."""
 
 
 @dataclass(frozen=True)
@@ -32,88 +32,79 @@ class Asked:
 
     engine: str
     version: str
-    """The version that is planned."""
+    """The planned version."""
     said: str
-    """Where that version comes from."""
+    """The source of that version."""
     row: EngineVersion
-    """The recorded version by whose parser the flags were read."""
+    """The recorded version whose parser has read the flags."""
     model: str
-    """The model, as it is named."""
+    """The model as the command names it."""
     flags: Mapping[str, FlagValue]
     problems: tuple[Problem, ...] = ()
     config: Any = None
-    """The content of config.json with the overrides of the command, `NotUnderstood`, or None where none is at hand."""
+    """The content of config.json with the command's overrides; or `NotUnderstood`; None if there is no config.json."""
     quantised: Any = None
     known: str | None = None
-    """The shipped shape that the name means, where there is no config."""
+    """The shipped shape for this name, if there is no config.json."""
     weight_bits: float = 16
     start: Start | None = None
     deployment: Deployment | None = None
     folder: Path = Path()
-    """Of the deployment's file."""
+    """Folder of the deployment's file."""
     foreign: str = ""
-    """Why its flags say too little: another engine's, or left to variables; empty where they do not."""
+    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can."""
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What was read of the config, for copies with other flags."""
+    """Cache of what was read from the config, shared by copies with other flags."""
 
     @property
     def length(self) -> int | None:
-        """
-        The longest request that the asked server is to take, in tokens; None where it is left to the engine;
-        -1: what fits.
-        """
+        """Longest request in tokens by the flags of the server; None if they do not set it; -1: as long as fits."""
         value = self.flags.get(_LENGTH[self.engine])
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def of(self, **changes: FlagValue | None) -> "Asked":
-        """A copy of the asked server with other flags, underscores for dashes in *changes*; None takes a flag away."""
+        """Return a copy of the server with other flags. *changes* has underscores for dashes; None removes a flag."""
         named = {name.replace("_", "-"): value for name, value in changes.items()}
         merged = {**self.flags, **named}
         return replace(self, flags={name: value for name, value in merged.items() if value is not None})
 
     @property
     def secret_flags(self) -> Mapping[str, str]:
-        """
-        Flags and variables of the asked server, named like variables, for
-        `pytest_longctx.redaction.secret_values`.
-        """
+        """Flags and environment variables of the server, for `pytest_longctx.redaction.secret_values`."""
         texts = {name.replace("-", "_"): value for name, value in self.flags.items() if isinstance(value, str)}
         return {**self.env, **texts}  # a number, as of max-num-batched-tokens, is no secret
 
     @property
     def length_flag(self) -> str:
-        """The engine's flag for the longest request of the asked server: ``max-model-len`` or ``context-length``."""
+        """The engine's flag for the longest request: ``max-model-len`` or ``context-length``."""
         return _LENGTH[self.engine]
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The environment variables that are set for the asked server."""
+        """Environment variables of the server."""
         return self.deployment.env if self.deployment else self.start.env if self.start else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the options of ``longctx plan`` add to a start."""
+    """Options of ``longctx plan`` that complete a start command."""
 
     model: Path | None = None
     """Folder with a config.json, or that file."""
     version: str | None = None
-    """Version of the engine; None: as the image says, else the newest that is recorded."""
+    """Version of the engine; None: that of the image, else the newest recorded version."""
 
 
 def of_start(start: Start, given: Given) -> Asked:
-    """
-    Read the asked server from *start*, by its engine's version. Raises `UsageError` for files that cannot be
-    read.
-    """
+    """Return the server of *start*, read by the flags of its engine version. Raises `UsageError` for unreadable files."""
     row, version, said = _version(start.engine, given.version or start.version, given)
     row, read, note = _read_between(row, version, start)
     named = read.flags.get(_MODEL[start.engine])
     word = read.words[0] if start.engine == "vllm" and read.words else None
     model = str(word if word is not None else named or "")
     extra = [each for each in read.words[bool(word) :] if each != ";"]
-    strays = tuple(Problem(each, f"{each!r} belongs to no flag") for each in extra)
+    strays = tuple(Problem(each, f"{each!r} is not a flag, and no flag takes it as a value") for each in extra)
     made = Asked(
         start.engine,
         version,
@@ -123,22 +114,24 @@ def of_start(start: Start, given: Given) -> Asked:
         read.flags,
         (*read.problems, *strays),
         start=start,
-        foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "") or _left_open(read),
+        foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "")
+        or _overlooked(start)
+        or _left_open(read),
         notes=(note,) if note else (),
     )
     return _with_model(made, given, read)
 
 
 def unread(start: Start, problem: str) -> Asked:
-    """An asked server of which nothing is planned, because its *start* could not be read: *problem*."""
+    """Return a server without a plan, because its *start* could not be read: *problem*."""
     row = versions.recorded(start.engine)[-1]
     return Asked(start.engine, row.version, "not read", row, "", {}, start=start, foreign=" ".join(problem.split()))
 
 
 def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
     """
-    Read the asked server from the deployment *one*, whose file is in *folder*. Raises `UsageError` for a
-    backend without recorded versions.
+    Return the server of the deployment *one*, whose file is in *folder*. Raises `UsageError` for a backend without
+    recorded versions.
     """
     engine = "sglang" if one.backend.startswith("sglang") else one.backend.partition("-")[0]
     if engine not in _LENGTH:
@@ -177,24 +170,21 @@ def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
 
 
 _IDLE = ("port", "rank", "seed", "timeout", "interval", "address", "log")
-"""Parts of names of flags on which no memory depends."""
+"""Parts of the names of flags that do not affect memory."""
 
 
 def _left_open(read: ReadFlags) -> str:
-    """
-    Message about a flag that the asked command leaves to an unset variable; empty where memory does not
-    depend on it.
-    """
+    """Return a message about a flag whose value is an unset variable; empty if memory does not depend on such a flag."""
     names = [name for name in read.variables if not any(part in name for part in _IDLE)]
     if not names:
         return ""
-    return f"--{names[0]} is left to {read.variables[names[0]]}, which the command does not set; give it a value"
+    return f"--{names[0]} has the value of {read.variables[names[0]]}, which the command does not set; write a value"
 
 
 def _found_at(path: str, folder: Path) -> Path:
     """
-    The model folder of an asked deployment: a relative *path* is looked for from here, from the file's
-    folder, and from the folder above it.
+    Return the model folder of a deployment. A relative *path* is looked for in the working folder, in the folder of the
+    file, and in the folder above it.
     """
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [given, folder / given, folder.parent / given]
@@ -202,7 +192,7 @@ def _found_at(path: str, folder: Path) -> Path:
 
 
 def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersion, str, str]:
-    """The recorded version by which asked flags are read, the version to plan, and the source of that version."""
+    """Return the recorded version whose parser reads the flags, the version to plan, and the source of that version."""
     every = versions.recorded(engine)
     if wanted is None:
         return every[-1], every[-1].version, "the newest recorded"
@@ -210,7 +200,7 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
         asked = Version(wanted)
     except ValueError:
         raise UsageError(
-            f"--engine-version: {wanted!r} is no version; recorded are {', '.join(each.version for each in every)}"
+            f"--engine-version: {wanted!r} is not a version; recorded versions: {', '.join(each.version for each in every)}"
         ) from None
     row = next((each for each in reversed(every) if Version(each.version) <= asked), every[0])
     said = "as asked" if given.version else "as the image says"
@@ -219,11 +209,10 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
 
 def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
     """
-    Read the flags of *start* by the recorded neighbour of *version* that knows more of them, where *version*
-    is not recorded.
+    Read the flags of *start* if *version* is not recorded: by the recorded neighbour that knows more of them.
 
-    A flag that only its other neighbour has may be in it, and one that the oldest has not may have been in older ones: neither
-    is a refusal, and a note says which were not read.
+    A flag that only one neighbour has may exist in *version*. A flag that the oldest recorded version lacks may exist
+    in an older one. Such flags are no refusals; a note lists those that were not read.
     """
     read = _with_config_file(row, start)
     if row.version == version or not read.problems:
@@ -236,14 +225,14 @@ def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[Engin
     left = [each for each in best.problems if each.unknown and (oldest or each.word not in there)]
     kept = replace(best, problems=[each for each in best.problems if each not in left])
     words = ", ".join(each.word for each in left)
-    note = f"not read, for {start.engine} {version} is not recorded: {words}" if left else ""
+    note = f"not read: {words}; the flags of {start.engine} {version} are not recorded" if left else ""
     return best.engine, kept, note
 
 
 def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:
     """
-    The newest recorded version in the asked range *wanted* that has every flag of *table*; without one in it
-    the oldest not before it.
+    Return the newest recorded version in the range *wanted* that has every flag of *table*. If no recorded version is
+    in the range, return the oldest one that is not before it.
     """
     every = versions.recorded(engine)
     if inside := versions.meant(engine, wanted):
@@ -255,10 +244,10 @@ def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -
 
 
 def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
-    """Read the asked flags of *start*, with those of its ``--config`` file before them."""
+    """Read the flags of *start*, with the flags of its ``--config`` file before them."""
     read = flags.read(row, start.words)
     place = read.flags.get("config")
-    if not isinstance(place, str) or not place:
+    if not isinstance(place, str) or not place or _overlooked(start):
         return read
     content = next(iter(manifests.read(Path(place).expanduser())), None)
     if not isinstance(content, Mapping):
@@ -268,10 +257,18 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
     return flags.read(row, [*words[:cut], *flags.words_of_config(content), *words[cut:]])
 
 
+def _overlooked(start: Start) -> str:
+    """Why the file of flags of *start* is not read: both engines look for ``--config`` as a word of its own."""
+    joined = next((word for word in start.words if word.startswith("--config=")), None)
+    if joined is None or "--config" in start.words:
+        return ""
+    return f"{start.engine} overlooks {joined}: it reads a file of flags only where --config is a word of its own"
+
+
 def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
     """
-    The asked server *made* with its model's config: from ``--model``, the model's folder, the local cache, or
-    a shipped shape.
+    Return the server *made* with the config of its model: from ``--model``, the model's folder, the local cache, or a
+    shipped shape.
     """
     places = [str(given.model)] if given.model else [made.model, *cached(made.model)] if made.model else []
     for place in places:
@@ -281,12 +278,12 @@ def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
             quantised = models.read_json(beside) if beside.is_file() else None
             return _overridden(replace(made, config=models.read_json(path), quantised=quantised), read)
     if given.model is not None and made.deployment is None:
-        raise UsageError(f"--model {given.model}: there is no config.json there, and it is none")
+        raise UsageError(f"--model {given.model}: this is neither a config.json nor a folder that contains one")
     return replace(made, known=_shipped(made.model))
 
 
 def cached(model: str) -> list[str]:
-    """The folders of an asked *model* in the cache of Hugging Face, the newest first."""
+    """Return the folders of *model* in the Hugging Face cache, the newest first."""
     hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME', '~/.cache/huggingface')}/hub"
     folder = Path(hub).expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"
     if "/" not in model or not folder.is_dir():
@@ -296,8 +293,7 @@ def cached(model: str) -> list[str]:
 
 def _shipped(model: str) -> str | None:
     """
-    The shipped shape that the asked *model* names, under any publisher; None for a name that might be another
-    shape.
+    Return the shipped shape for the name *model*, of any publisher; None for a name that may have another shape.
 
     >>> _shipped("meta-llama/Llama-4-Scout-17B-16E-Instruct"), _shipped("Qwen/Qwen3-32B-FP8")
     ('llama-4-scout', None)
@@ -308,10 +304,7 @@ def _shipped(model: str) -> str | None:
 
 
 def _overridden(made: Asked, read: ReadFlags) -> Asked:
-    """
-    The asked server *made*, with the keys of config.json that its command overrides (``--hf-overrides``)
-    replaced.
-    """
+    """Return the server *made* with the keys of config.json that its command overrides (``--hf-overrides``)."""
     table = read.table(_OVERRIDES[made.engine])
     if not table or not isinstance(made.config, Mapping):
         return made
@@ -320,8 +313,8 @@ def _overridden(made: Asked, read: ReadFlags) -> Asked:
 
 def _merged(config: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Merge the overrides in *table* into the model's *config*: inner tables are merged, tables of positions
-    replaced as a whole.
+    Merge the overrides in *table* into the model's *config*: nested tables are merged, tables of positions are
+    replaced.
     """
     whole = dict(config)
     for name, value in table.items():
@@ -345,11 +338,11 @@ def has_flag(row: EngineVersion, name: str) -> bool:
 
 
 def within(version: str, wanted: str) -> bool:
-    """Whether the asked *version*, which may be a range, may be in the range *wanted*."""
+    """Whether *version*, which may be a range, may be in the range *wanted*."""
     return overlap(version, wanted) if version[:1] in "<>=~!" else in_range(version, wanted)
 
 
 def model_for(asked: Asked) -> Model:
-    """The asked model as the `Model` of a deployment; the caller passes its shape separately."""
+    """Return the model as the `Model` of a deployment. The caller passes its shape separately."""
     name = asked.model.rstrip("/").rpartition("/")[2] or "unnamed"
     return Model(name=name, shape=asked.known, weight_bits=asked.weight_bits)

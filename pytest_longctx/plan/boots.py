@@ -1,4 +1,4 @@
-"""What the boot of an asked server comes to: its refusals, its memory on devices and hosts, and what of it is not modelled."""
+"""The predicted boot of a server: its refusals, its memory on devices and hosts, and what is not modelled."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.plan import hosts, parallel, refusals, uncounted
-from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range
+from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.place import Place
 from pytest_longctx.plan.refusals import Facts, Refusal
@@ -22,7 +22,7 @@ from pytest_longctx.shapes import ModelShape, NotUnderstood
 
 
 class _Looked(dict[str, FlagValue]):
-    """Flags that remember which of them were looked at."""
+    """Flags that remember which of them were read."""
 
     def __init__(self, flags: Mapping[str, FlagValue]) -> None:
         super().__init__(flags)
@@ -43,47 +43,44 @@ class _Looked(dict[str, FlagValue]):
 
 @dataclass(frozen=True)
 class Boot:
-    """What is foreseen of one server."""
+    """The predicted boot of one server."""
 
     asked: Asked
     place: Place
     spread: Spread
     length: int | None
-    """The longest request that is planned, in tokens; None where it is not known."""
+    """The longest planned request in tokens; None if unknown."""
     length_said: str
-    """Where that length comes from."""
+    """The source of that length."""
     whole: ModelShape | None = None
     refusals: tuple[Refusal, ...] = ()
     prediction: Prediction | None = None
     pool_tokens: int | None = None
-    """Tokens in the pool of one rank, where the engine counts requests by them (SGLang)."""
+    """Tokens in the pool of one rank, if the engine derives the number of requests from it (SGLang)."""
     unpredicted: str = ""
-    """Why there is no prediction."""
+    """The reason why there is no prediction."""
     unmodelled: tuple[str, ...] = field(default=())
-    """Flags on which memory depends and that the predictor does not look at."""
+    """Flags that affect memory and that the predictor does not read."""
 
     @property
     def serves(self) -> bool:
-        """Whether the server is foreseen to boot and to hold one request of the planned length."""
+        """Whether the server is predicted to boot and to hold one request of the planned length."""
         return not self.refusals and self.holds
 
     @property
     def sure(self) -> bool:
-        """Whether the foreseen boot serves, with a prediction that has no doubt."""
+        """Whether the server is predicted to serve, without doubt."""
         return self.serves and self.prediction is not None and not self.prediction.doubt
 
     @property
     def holds(self) -> bool:
-        """Whether the memory of the foreseen boot holds one request of the planned length."""
+        """Whether the predicted memory holds one request of the planned length."""
         found = self.prediction
         return found is not None and found.fits and found.longest_tokens >= (found.advertised_tokens or 0)
 
     @property
     def requests(self) -> float | None:
-        """
-        Requests of the planned length that the booted server holds at once, on all data-parallel ranks
-        together; None where it is not known.
-        """
+        """Number of concurrent requests of the planned length, on all data-parallel ranks together; None if unknown."""
         found = self.prediction
         if found is None or not self.length:
             return None
@@ -93,20 +90,14 @@ class Boot:
 
     @property
     def longest(self) -> int | None:
-        """
-        The longest request that the memory of the foreseen boot holds, in tokens, whatever the model allows;
-        None where it is not known.
-        """
+        """Longest request in tokens that the predicted memory holds, even if the model allows less; None if unknown."""
         if self.prediction is None:
             return None
         return self.prediction.longest_tokens if self.pool_tokens is None else max(0, self.pool_tokens - 7)
 
 
 def foresee(asked: Asked, place: Place) -> Boot:
-    """
-    Foresee the boot of the server *asked* at *place*: its refusals, its predicted memory, and what is not
-    modelled.
-    """
+    """Predict the boot of *asked* at *place*: its refusals, its memory, and what is not modelled."""
     if asked.foreign:
         return Boot(asked, place, Spread(), None, "not read", unpredicted=asked.foreign)
     found = shape_of(asked)
@@ -140,7 +131,7 @@ def _why_unknown(asked: Asked, found: object) -> str:
 
 
 def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
-    """The model shape for which a boot is foreseen; None where the model has no config at hand."""
+    """Return the model shape for the prediction of a boot; None if the model has no config.json."""
     if asked.config is not None:
         if "shape" not in asked.memory:
             asked.memory["shape"] = models.from_json(asked.config, asked.quantised)
@@ -150,7 +141,7 @@ def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
 
 
 def _draft_of(asked: Asked) -> ModelShape | None:
-    """The shape of the draft model that the flags name; None where there is none, or its config.json is not at hand."""
+    """Return the shape of the draft model in the flags; None if there is none, or if its config.json is not available."""
     name = speculative.config(asked.flags).get("model") if asked.engine == "vllm" else None
     if not isinstance(name, str):
         return None
@@ -163,15 +154,13 @@ def _draft_of(asked: Asked) -> ModelShape | None:
 
 
 def _longest(asked: Asked, found: object) -> int | None:
-    """
-    The longest context that the engine derives at boot; None for a shape that only stands in for the sizes of
-    a model.
-    """
+    """Return the longest context that the engine derives at boot; None if the shape only stands for the sizes of a model."""
     if asked.deployment is not None and asked.known:
         return None
     positions = getattr(found, "rope_positions", 0) or getattr(getattr(found, "whole", None), "rope_positions", 0)
     if isinstance(asked.config, Mapping):
-        return context_length.derived(asked.engine, asked.config, positions)
+        included = within(asked.version, context_length.YARN_IS_INCLUDED)
+        return context_length.derived(asked.engine, asked.config, positions, yarn_included=included)
     return positions or None
 
 
@@ -181,6 +170,8 @@ def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
         return given, "as asked"
     if longest is None and asked.known:
         longest = shape.known()[asked.known].rope_positions or None
+    if longest is None and asked.engine == "vllm" and isinstance(asked.config, Mapping):
+        return context_length.ASSUMED_BY_VLLM, "assumed by vLLM, because config.json has none"
     if longest is None:
         return None, "not given, and config.json has none"
     usual = (
@@ -190,7 +181,7 @@ def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
 
 
 def backend_for(asked: Asked, place: Place) -> Backend:
-    """The backend that predicts the boot of *asked* at *place*."""
+    """Return the backend that predicts the boot of *asked* at *place*."""
     if asked.deployment is not None:
         return backends.named(asked.deployment.backend)
     kind = place.hardware.kind
@@ -201,7 +192,7 @@ def backend_for(asked: Asked, place: Place) -> Backend:
 
 
 def _predicted(made: Boot, found: Shape) -> Boot:
-    """The foreseen boot *made* with the prediction of its memory, for one rank of data parallelism."""
+    """Return the boot *made* with the prediction of its memory, for one data-parallel rank."""
     asked, backend = made.asked, backend_for(made.asked, made.place)
     flags = parallel.without(asked.engine, asked.flags, made.spread)
     flags.pop(asked.length_flag, None)
@@ -238,11 +229,14 @@ def _predicted(made: Boot, found: Shape) -> Boot:
 
 _CUT = "auto: the longest that fits"
 _ANY_CONTEXT = 2**26
-"""A context longer than any pool, whose tables for one request still fit beside it."""
+"""A context longer than any pool. The tables for one request still fit beside it."""
 
 
 def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, place: Place) -> int | None:
-    """Tokens in SGLang's pool: the longest request of a server whose context cuts nothing, and the 7 that it keeps back."""
+    """
+    Tokens in SGLang's pool: the longest request of a server whose context is not a limit, and the 7 tokens that it
+    reserves.
+    """
     if asked.engine != "sglang":
         return None
     flags = {**one.flags, "max-running-requests": 1}
@@ -262,7 +256,7 @@ _TAKEN = {
 
 
 def _why_not(made: Boot, backend: Backend) -> str:
-    """Why a backend predicts no boot for a model whose shape is known."""
+    """Explain why a backend predicts no boot although the model's shape is known."""
     hardware = made.place.hardware
     if not made.length:
         return "its longest request is not known; give it a length"
@@ -277,7 +271,7 @@ def _why_not(made: Boot, backend: Backend) -> str:
 
 
 def _left_out(made: Boot, why: str) -> Boot:
-    """The foreseen boot *made* without a prediction, because of *why*: a refusal, or a feature that is not modelled."""
+    """Return the boot *made* without a prediction, because of *why*: a refusal, or a feature that is not modelled."""
     if not why.startswith("refuses: "):
         return replace(made, unpredicted=why)
     if any(each.name == "context-not-derived" for each in made.refusals):
@@ -304,7 +298,7 @@ def _deployment(made: Boot, backend: Backend, flags: Mapping[str, FlagValue]) ->
 
 
 def _plain(one: Deployment, backend: Backend) -> Deployment:
-    """The deployment *one* without the flags that its backend names as not modelled, and without a context length."""
+    """Return the deployment *one* without a context length, and without the flags that its backend does not model."""
     left = {name: value for name, value in one.flags.items() if name not in backend.unmodelled_flags}
     return one.model_copy(update={"flags": left, "max_model_len": None})
 
@@ -312,7 +306,7 @@ def _plain(one: Deployment, backend: Backend) -> Deployment:
 def _missed(
     asked: Asked, looked: set[str] | frozenset[str], backend: Backend, part: Shape, made: Boot, seen: Prediction
 ) -> Iterator[str]:
-    """Flags of a foreseen boot that the memory predictor did not look at, or whose value it takes for the default."""
+    """Flags that the memory predictor did not read, or whose value it treats as the default."""
     unsized = backend.unsized(_deployment(made, backend, asked.flags), part)
     for name, row in uncounted.memory_flags(asked.engine).items():
         if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
@@ -330,7 +324,7 @@ def _missed(
 
 
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
-    """Whether the boot's memory predictor takes the given dtype of the KV cache for that of the model."""
+    """Whether the memory predictor treats this dtype of the KV cache as that of the model."""
     flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
     one = _deployment(made, backend, parallel.without(asked.engine, flags, made.spread))
     other = backend.predict(one, part, made.place.device_bytes or None)

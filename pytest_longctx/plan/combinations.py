@@ -1,9 +1,9 @@
 """
-Values of flags that some devices do not take.
+Values of flags that some devices do not support.
 
 From the checks of the engines: vLLM ``supports_compute_capability`` of ``v1/attention/backends/mla/*`` (0.33.0) and
-``fa_utils.py``; SGLang ``layers/attention/attention_registry.py`` and ``arg_groups/kv_cache_hook.py`` (0.5.23).
-A device whose generation is not named here is not judged.
+``fa_utils.py``; SGLang ``layers/attention/attention_registry.py`` and ``arg_groups/kv_cache_hook.py`` (0.5.23). Devices
+of a generation that is not listed here are not checked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,8 +46,8 @@ NEEDS = (
 
 def refused(asked: Asked, kind: str) -> tuple[str, tuple[str, ...]] | None:
     """
-    The combination of flag values that a device of *kind* does not take, and the flags of which one must go;
-    None where it takes all, or is not judged.
+    Return the combination of flag values that a device of *kind* does not support, and the flags of which one must be
+    removed; None if there is none, or if the device is not checked.
     """
     generation = GENERATIONS.get(kind)
     return None if generation is None else next(_refused(asked, kind, generation), None)

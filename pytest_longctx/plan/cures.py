@@ -1,4 +1,4 @@
-"""The smallest change that lets a server start, tried in the predictor before it is named."""
+"""The smallest change of flags that lets a server start. Each is checked with the prediction before it is named."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ _STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Cure:
-    """Changes of flags, with what the server then comes to."""
+    """Changes of flags, and the predicted boot with them."""
 
     changes: tuple[Change, ...]
     boot: Boot
     hardware: str = ""
-    """Other devices than those asked for; empty: the same."""
+    """Other devices than those of the plan; empty: the same devices."""
 
     def __str__(self) -> str:
         merged = {name: value for change in self.changes for name, value in change.items()}
@@ -37,7 +37,7 @@ class Cure:
 
     @property
     def result(self) -> str:
-        """What the predictor says of the server with the cure applied."""
+        """The prediction for the server with the changed flags."""
         requests, guess = self.boot.requests, "" if self.boot.sure else " at a guess"
         return f"serves{guess}" if requests is None else f"fits {requests:.2f}x{guess}"
 
@@ -55,8 +55,8 @@ _PROBLEMS = "what its parser refuses"
 
 def find(boot: Boot) -> list[Cure]:
     """
-    The cures of a failing *boot* with the fewest changes, the mildest first; empty for one that serves, or
-    where none is found.
+    Return the cures of a failing *boot* with the fewest changes, the mildest first; empty if it serves, or if none is
+    found.
     """
     if boot.sure or (boot.prediction is None and not boot.refusals):
         return []
@@ -98,10 +98,7 @@ def _changed(asked: Asked, change: Change) -> Asked:
 
 
 def _candidates(boot: Boot) -> Iterator[Change]:
-    """
-    Changes of flags to try as cures of *boot*: those against its first refusal, else those against its lack
-    of memory.
-    """
+    """Yield changes of flags to try for *boot*: those against its first refusal, else those against its lack of memory."""
     asked = boot.asked
     if asked.problems:
         yield {_PROBLEMS: ", ".join(each.word for each in asked.problems)}
@@ -163,12 +160,12 @@ def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
 
 
 def _above(value: Any, limit: int) -> bool:
-    """Whether a flag that a cure may lower asks for more than *limit*, or is left to the engine."""
+    """Whether a flag that a cure may lower is above *limit*, or is not set."""
     return not isinstance(value, int) or value > limit
 
 
 def _wider(boot: Boot, flag: str) -> Iterator[Change]:
-    """Cures by more tensor parallelism, on the devices that are there."""
+    """Yield cures by more tensor parallelism on the existing devices."""
     spread, size = boot.spread, boot.spread.tensor * 2
     others = max(1, spread.devices // spread.tensor)
     while size * others <= boot.place.hardware.count:
@@ -178,8 +175,8 @@ def _wider(boot: Boot, flag: str) -> Iterator[Change]:
 
 def _shorter(boot: Boot) -> Iterator[Change]:
     """
-    Cures by a shorter context: the longest that fits, and where that is in doubt, the longest tried one that
-    is not.
+    Yield cures by a shorter context: the longest that fits. If that is in doubt, also the longest tried context that is
+    not.
     """
     flag, longest = boot.asked.length_flag, boot.longest or 0
     if not longest or longest >= (boot.length or 0):
@@ -192,7 +189,7 @@ def _shorter(boot: Boot) -> Iterator[Change]:
 
 
 def _more_devices(boot: Boot) -> Iterator[Cure]:
-    """The cure by more devices of the same kind, with as much more tensor parallelism."""
+    """Return the cure by more devices of the same kind, with the tensor parallelism increased in proportion."""
     flag = "tensor-parallel-size" if boot.asked.engine == "vllm" else "tp-size"
     hardware, others = boot.place.hardware, max(1, boot.spread.devices // boot.spread.tensor)
     for count in (2, 4, 8, 16, 32, 64):

@@ -1,4 +1,4 @@
-"""Remedies of a failed boot that were tried in the predictor."""
+"""Remedies of a failed boot that were checked with the prediction."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,10 @@ _OF_MEMORY: tuple[Kind, ...] = ("kv-cache-too-small", "mamba-blocks", "host-oom"
 
 def rows(kind: Kind, one: Deployment, machine: Machine) -> Iterator[str]:
     """
-    Yield remedies of a failed boot: each change of flags with which the predictor says that *one* serves on
-    *machine*.
+    Yield remedies of a failed boot: each change of flags with which *one* is predicted to serve on *machine*.
 
-    Only failures for lack of memory have such lines. A prediction that the boot contradicts is named instead. Nothing is yielded
-    where there is no prediction: another engine, an unknown device or model.
+    Only failures for lack of memory have such rows. If the boot contradicts the prediction, a row says so instead.
+    Without a prediction (another engine, an unknown device or model), no row is yielded.
     """
     if machine.hardware is None or not (kind in _OF_MEMORY or kind.startswith("gpu-oom")):
         return

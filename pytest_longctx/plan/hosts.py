@@ -1,4 +1,4 @@
-"""Memory of the host: tables of all ranks, caches of tokens and weights, and what SGLang refuses for the lack of it."""
+"""Memory of the host: tables of all ranks, caches of tokens and weights, and SGLang's refusal if it is too small."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +13,7 @@ _GB = 1e9
 
 
 def with_hosts(asked: Asked, spread: Spread, found: Prediction) -> Prediction:
-    """The prediction *found* with the host memory of all ranks, and of the caches that are kept on the host."""
+    """Return the prediction *found* with the host memory of all ranks and of the caches that are kept on the host."""
     ranks = 1 if spread.shared else spread.data
     terms = tuple(_of_ranks(term, ranks) if term.host and ranks > 1 else term for term in found.terms)
     return replace(found, terms=(*terms, *_host_caches(asked, spread, found)))
@@ -30,8 +30,8 @@ _HICACHE_RESERVE_BYTES = 10 * GiB
 
 def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_bytes: float | None) -> Refusal | None:
     """
-    The refusal by SGLang of hierarchical caches, one for each rank, that exceed the free memory of the host;
-    None where it refuses nothing.
+    Return SGLang's refusal of hierarchical caches, one per rank, that exceed the host's free memory; None without a
+    refusal.
     """
     term = next((each for each in found.terms if each.name.startswith(_HICACHE)), None)
     flags = asked.flags
@@ -52,7 +52,7 @@ def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_byt
 
 def _host_caches(asked: Asked, spread: Spread, found: Prediction) -> Iterator[Term]:
     """
-    Host memory of caches of tokens and weights. GB are decimal: ``hicache-size`` x 1e9 in SGLang's
+    Return the host memory of caches of tokens and of weights. GB are decimal: ``hicache-size`` x 1e9 in SGLang's
     ``memory_pool_host.py``.
     """
     flags, devices = asked.flags, spread.devices

@@ -1,4 +1,4 @@
-"""How a server is spread over devices, and the shape that one of them holds, for the predictors of memory."""
+"""How a server is divided over devices, and the shape that one device holds, for the predictors of memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -11,30 +11,30 @@ from pytest_longctx.shapes import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The sizes of parallelism of one server."""
+    """The parallel sizes of one server."""
 
     tensor: int = 1
     pipeline: int = 1
     data: int = 1
-    """Ranks with a KV cache of their own; a request is in one of them."""
+    """Number of ranks with their own KV cache. A request is in one of them."""
     context: int = 1
-    """Ranks of prefill context parallelism, which need devices of their own."""
+    """Number of ranks of prefill context parallelism, which need additional devices."""
     shared: bool = False
-    """Whether the ranks of data parallelism share the devices of tensor parallelism (SGLang's attention by data parallelism)."""
+    """Whether data-parallel ranks share the devices of tensor parallelism (SGLang's data-parallel attention)."""
 
     @property
     def devices(self) -> int:
-        """Number of devices over which the server is spread, by all kinds of parallelism together."""
+        """Number of devices of the server, by all kinds of parallelism together."""
         return self.tensor * self.pipeline * self.context * (1 if self.shared else self.data)
 
     @property
     def attention(self) -> int:
-        """Number of parallel devices that share the heads of one layer's attention."""
+        """Number of devices that share the heads of one layer's attention."""
         return max(1, self.tensor // self.data) if self.shared else self.tensor
 
     @property
     def experts(self) -> int:
-        """Number of parallel devices that share the experts of one layer."""
+        """Number of devices that share the experts of one layer."""
         return self.tensor if self.shared else self.tensor * self.data
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Spread:
 
 
 def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
-    """The sizes of tensor, pipeline, data and context parallelism that *flags* ask for, in canonical names."""
+    """Return the sizes of tensor, pipeline, data and context parallelism in *flags*, which have canonical names."""
 
     def size(name: str) -> int:
         value = flags.get(name, 1)
@@ -59,7 +59,7 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
 
 
 def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
-    """The flags of one rank of data parallelism, to be used with the shape of `held`."""
+    """Return the flags of one data-parallel rank, for the shape that `held` returns."""
     if engine == "vllm":
         gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
         return {name: value for name, value in flags.items() if name not in gone}
@@ -81,10 +81,7 @@ class Counted(ModelShape):
     """What was counted, by devices and bytes of a value that is not quantised."""
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
-        """
-        Bytes of the weights on one parallel device; a tensor that takes part in some tokens only is counted
-        as an expert.
-        """
+        """Bytes of the weights on one device. A tensor that only some tokens use is counted as an expert."""
         key = (tensor_parallel, value_bytes)
         if key not in self.counts:
             whole = super().weight_bytes(tensor_parallel, value_bytes)
@@ -105,18 +102,17 @@ class Counted(ModelShape):
         )
 
     def stage(self, stages: int) -> ModelShape:
-        """The largest of *stages* pipeline stages, with a count of weights of its own."""
+        """Return the largest of *stages* pipeline stages, with its own count of weights."""
         part = super().stage(stages)
         return replace(part, counts={}) if isinstance(part, Counted) and part is not self else part
 
 
 def held(shape: Shape, engine: str, spread: Spread, known: dict[tuple[int, int], Shape]) -> Shape:
     """
-    The *shape* of which each device of one parallel rank holds its part: experts go to all ranks together
-    (vLLM ``FusedMoEParallelConfig``, with and without expert parallelism), and a stage of SGLang is a model
-    of its own.
+    Return *shape* with the part that one device holds.
 
-    *known* keeps what was made of this shape before.
+    Experts are divided among all ranks together (vLLM ``FusedMoEParallelConfig``, with and without expert parallelism).
+    A pipeline stage of SGLang is a separate model. *known* caches what was made of this shape before.
     """
     ratio = spread.experts // spread.attention
     key = (ratio, spread.pipeline if engine == "sglang" else 1)

@@ -1,4 +1,4 @@
-"""Devices and host memory of a plan, as they are typed."""
+"""Devices and host memory of a plan, as given on the command line."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ class Place:
 
     hardware: Hardware
     device_bytes: float
-    """Of one device; 0 where it is not known, and for a CPU."""
+    """Memory of one device; 0 if unknown, and for a CPU."""
     host_bytes: float | None = None
-    """None: not known."""
+    """Memory of all hosts together; None if unknown."""
     hosts: int = 1
-    """Hosts that share the server; *host_bytes* is that of all."""
+    """Number of hosts that share the server."""
 
     @classmethod
     def parse(cls, text: str, host_bytes: float | None = None) -> "Place":

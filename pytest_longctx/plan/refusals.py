@@ -1,4 +1,4 @@
-"""Refusals that need no arithmetic of memory: flags, lengths, heads, devices and combinations that an engine turns down."""
+"""Refusals that are known without memory arithmetic: invalid flags, lengths, heads, devices and combinations."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -16,35 +16,35 @@ from pytest_longctx.shapes.caches import Attention, Latent
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a server does not start, known before its memory is."""
+    """The reason why a server does not start, known before its memory is computed."""
 
     name: str
-    """As the catalogue of log lines names it, where it does."""
+    """Name as in the catalogue of log lines, if it has one."""
     phase: str
     said: str
     cures: tuple[Mapping[str, Any], ...] = ()
-    """Changes of flags to try, each by canonical name; None takes a flag away."""
+    """Changes of flags to try, each by canonical name; None removes a flag."""
     advice: str = ""
-    """What helps beside flags."""
+    """What helps in addition to flags."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of the model and the devices."""
+    """Facts about the model and the devices."""
 
     whole: ModelShape | None
     config: Any
     longest: int | None
-    """The longest context that the engine derives; None where it derives none."""
+    """The longest context that the engine derives; None if it derives none."""
     spread: Spread
     kind: str
-    """The kind of device."""
+    """Kind of device."""
     devices: int
-    """How many there are."""
+    """Number of devices."""
 
 
 def find(asked: Asked, facts: Facts) -> Iterator[Refusal]:
-    """Every known refusal of the server *asked*, in the order of a boot, without arithmetic of memory."""
+    """Return every known refusal of the server *asked*, in the order of a boot, without memory arithmetic."""
     for problem in asked.problems:
         yield Refusal("bad-flag", "command line", str(problem))
     checked = (*(check(asked) for check in _FLAG_CHECKS), *(check(asked, facts) for check in _CHECKS))
@@ -62,11 +62,16 @@ def _sizes(asked: Asked) -> Refusal | None:
     for name in _AT_LEAST_ONE:
         value = asked.flags.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
-            return Refusal("bad-value", "config", f"--{name} {value} is no number of at least 1", ({name: None},))
+            return Refusal(
+                "bad-value", "config", f"--{name} {value} is not a whole number of at least 1", ({name: None},)
+            )
     length = asked.length
     if length is not None and length < 1 and length != -1:
         return Refusal(
-            "bad-value", "config", f"--{asked.length_flag} {length} is no length", ({asked.length_flag: None},)
+            "bad-value",
+            "config",
+            f"--{asked.length_flag} {length} is not a number of tokens; it must be at least 1",
+            ({asked.length_flag: None},),
         )
     return None
 
@@ -78,7 +83,7 @@ def _shares(asked: Asked) -> Refusal | None:
         return Refusal(
             "bad-value",
             "config",
-            f"--{name} {value} is no share of a device; it is above 0 and at most 1",
+            f"--{name} {value} is not a share of the device; it must be above 0 and at most 1",
             ({name: None},),
         )
     return None
@@ -92,7 +97,10 @@ def _positions(asked: Asked, facts: Facts) -> Refusal | None:
     if asked.env.get(variable, "").lower() in ("1", "true"):
         return None
     told = "--hf-overrides" if asked.engine == "vllm" else "--json-model-override-args"
-    advice = f"a scaling of the positions ({told} with rope_parameters or rope_scaling), or {variable}=1"
+    advice = (
+        f"a scaling of the positions ({told} with rope_parameters or rope_scaling, and max_position_embeddings), "
+        f"or {variable}=1"
+    )
     name, said = (
         asked.length_flag.replace("-", "_"),
         f"the {longest:,} positions that {asked.engine} derives (max_position_embeddings, scaling)",
@@ -107,21 +115,28 @@ def _positions(asked: Asked, facts: Facts) -> Refusal | None:
 
 
 _LONGER = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
-"""The variable that allows more than the derived length."""
+"""The variable that allows a context longer than the derived one."""
 
 
 def _unscaled(asked: Asked, facts: Facts) -> str:
     text = facts.config.get("text_config", facts.config) if isinstance(facts.config, Mapping) else {}
-    tables = context_length.tables(text) if asked.engine == "sglang" and isinstance(text, Mapping) else []
-    named = any("original_max_position_embeddings" in table for table in tables)
-    return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)" if named else ""
+    found = context_length.tables(text) if isinstance(text, Mapping) else []
+    if asked.engine == "sglang" and any("original_max_position_embeddings" in table for table in found):
+        return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)"
+    if asked.engine == "vllm" and any(context_length.kind(table) == "yarn" for table in found):
+        return (
+            " (since 0.30 vLLM does not multiply them by YaRN's factor; max_position_embeddings is to be the product)"
+        )
+    return ""
 
 
 def _devices(asked: Asked, facts: Facts) -> Refusal | None:
     spread = facts.spread
     if spread.shared and spread.tensor % spread.data:
         return Refusal(
-            "bad-flag", "config", f"{spread.tensor} devices are not divided by {spread.data} ranks of attention"
+            "bad-flag",
+            "config",
+            f"{spread.tensor} devices cannot be divided evenly among {spread.data} data-parallel ranks of attention",
         )
     # A rank is a part of a CPU, and a core of a Neuron chip.
     if spread.devices <= facts.devices or facts.kind.startswith(("cpu", "trn", "inf")):
@@ -129,7 +144,9 @@ def _devices(asked: Asked, facts: Facts) -> Refusal | None:
     flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
     fewer = facts.devices // max(1, spread.devices // spread.tensor)
     cures = ({flag: fewer},) if fewer else ()
-    return Refusal("config", "config", f"{spread} needs {spread.devices} devices, and there are {facts.devices}", cures)
+    return Refusal(
+        "config", "config", f"{spread} needs {spread.devices} devices, and the hardware has {facts.devices}", cures
+    )
 
 
 def _heads(asked: Asked, facts: Facts) -> Refusal | None:
@@ -139,12 +156,12 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
     flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
     fits = [n for n in range(1, parts) if not whole.heads % n]
     if whole.heads % parts:
-        said = f"{whole.heads} attention heads are not divided by {parts} devices of tensor parallelism"
+        said = f"{whole.heads} attention heads cannot be divided evenly among {parts} tensor-parallel devices"
         return Refusal("config", "config", said, ({flag: fits[-1] * (facts.spread.tensor // parts)},))
     attentions = [cache for cache, _ in whole.attentions if isinstance(cache, Attention)]
     uneven = next((c.kv_heads for c in attentions if max(c.kv_heads, parts) % min(c.kv_heads, parts)), None)
     if uneven is not None:
-        said = f"{uneven} KV heads and {parts} devices of tensor parallelism are no multiples of each other"
+        said = f"{uneven} KV heads cannot be divided or repeated evenly on {parts} tensor-parallel devices"
         even = [n for n in fits if max(uneven, n) % min(uneven, n) == 0]
         return Refusal("config", "load", said, ({flag: even[-1] * (facts.spread.tensor // parts)},))
     return None
@@ -152,7 +169,7 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
 
 def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
     """
-    Refusal of a decode context parallel size that does not divide the devices with the same heads (vLLM
+    Return the refusal of a decode context parallel size that does not divide the devices with the same KV heads (vLLM
     ``ModelConfig``, 0.11 to 0.32).
     """
     parts, whole = asked.flags.get("decode-context-parallel-size", 1), facts.whole
@@ -175,7 +192,7 @@ def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
 
 def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
     """
-    Refusal of experts in FP8 blocks that the devices do not divide at the borders of blocks (vLLM
+    Return the refusal of experts in FP8 blocks if the devices do not divide them at block boundaries (vLLM
     ``layers/quantization/fp8.py``).
     """
     if not isinstance(facts.config, Mapping) or facts.spread.tensor == 1 or asked.flags.get("enable-expert-parallel"):
@@ -192,7 +209,9 @@ def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
         parts = max(1, parts // ep)
     if not isinstance(width, int) or (width % parts == 0 and width // parts % block[0] == 0):
         return None
-    said = f"experts of width {width} over {parts} devices are not cut at the borders of FP8 blocks of {block[0]}"
+    said = (
+        f"an expert's width of {width}, divided by {parts} devices, is not a multiple of its FP8 blocks of {block[0]}"
+    )
     flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
     fits = [n for n in range(1, facts.spread.tensor) if width % n == 0 and width // n % block[0] == 0]
     whole: tuple[Mapping[str, Any], ...] = (
@@ -210,7 +229,9 @@ def _batch(asked: Asked, facts: Facts) -> Refusal | None:
         return Refusal("bad-flag", "config", said, ({"max-num-batched-tokens": requests},))
     length = asked.length or facts.longest or 0
     if asked.flags.get("enable-chunked-prefill") is False and tokens < length:
-        said = f"--max-num-batched-tokens {tokens:,} is below the length {length:,}, and prompts are not read in chunks"
+        said = (
+            f"--max-num-batched-tokens {tokens:,} is below the context of {length:,} tokens, and chunked prefill is off"
+        )
         return Refusal(
             "bad-flag", "config", said, ({"enable-chunked-prefill": None}, {"max-num-batched-tokens": length})
         )
@@ -223,7 +244,7 @@ def _hierarchical(asked: Asked) -> Refusal | None:
         return Refusal(
             "bad-flag",
             "config",
-            "--enable-hierarchical-cache needs the radix cache, which --disable-radix-cache switches off",
+            "--enable-hierarchical-cache needs the radix cache, and --disable-radix-cache turns that off",
             ({"disable-radix-cache": None}, {"enable-hierarchical-cache": None}),
         )
     return None
@@ -241,7 +262,7 @@ HYBRID_CONNECTORS: Mapping[str, str] = {
 """
 Connectors whose class declares ``SupportsHMA``, with the versions in which it does.
 
-Read in the sources of 0.11.0, 0.12.0 (none does) and 0.25.0 to 0.33.0; those between were not read.
+From the sources of 0.11.0, 0.12.0 (none does) and 0.25.0 to 0.33.0. The versions between them were not read.
 """
 
 
@@ -250,20 +271,20 @@ _OTHER_CONNECTORS = frozenset(
     FlexKVConnectorV1 HF3FSKVConnector""".split()  # noqa: SIM905
 )
 _ON_HOST = ("LMCache", "Offload", "FlexKV", "MooncakeStore", "UMBPStore")
-"""Parts of the names of connectors that keep tokens in memory of the host."""
+"""Parts of the names of connectors that keep KV cache in host memory."""
 
 
 def missed_connectors(asked: Asked) -> Iterator[str]:
-    """What is not counted of the KV connectors that the flags ask for: memory of the host, and connectors of plugins."""
+    """Yield what is not counted of the KV connectors in the flags: host memory, and connectors of plugins."""
     for name in connectors(asked) if asked.flags.get("kv-transfer-config") else ():
         if name not in HYBRID_CONNECTORS and name not in _OTHER_CONNECTORS:
-            yield f"--kv-transfer-config: {name} is no connector of vLLM's own, and what it holds is not known"
+            yield f"--kv-transfer-config: {name} is not one of vLLM's own connectors; the memory that it uses is not known"
         elif any(part in name for part in _ON_HOST):
-            yield f"--kv-transfer-config: {name} keeps tokens on the host, whose memory is not counted"
+            yield f"--kv-transfer-config: {name} keeps KV cache in host memory, which is not counted"
 
 
 def connectors(asked: Asked) -> tuple[str, ...]:
-    """The names of the KV connectors that the flags ask for, with those that a MultiConnector holds."""
+    """Return the names of the KV connectors in the flags, including those inside a MultiConnector."""
     if asked.engine != "vllm":
         return ()
     if asked.flags.get("kv-offloading-size"):
@@ -292,7 +313,7 @@ def _json(text: str) -> Mapping[str, Any]:
 
 
 def without_hybrid(asked: Asked) -> str | None:
-    """The connector for which vLLM switches its hybrid KV-cache manager off; None where it stays on."""
+    """Return the connector that makes vLLM turn its hybrid KV-cache manager off; None if it stays on."""
     lacking = (name for name in connectors(asked) if not within(asked.version, HYBRID_CONNECTORS.get(name, "<0")))
     return next(lacking, None)
 
@@ -302,9 +323,9 @@ def _connector(asked: Asked, facts: Facts) -> Refusal | None:
     if name is None or not (forced or (facts.whole is not None and facts.whole.states)):
         return None
     said = (
-        f"{name} cannot work with the hybrid KV-cache manager, and --no-disable-hybrid-kv-cache-manager asks for it"
+        f"{name} does not support the hybrid KV-cache manager, which --no-disable-hybrid-kv-cache-manager turns on"
         if forced
-        else f"for {name} the hybrid KV-cache manager is switched off, and layers that keep a state need it"
+        else f"{name} turns the hybrid KV-cache manager off, and layers that keep a state need it"
     )
     cures = ({"disable-hybrid-kv-cache-manager": None},) if forced else ()
     return Refusal("config", "kv_cache", said, (*cures, {"kv-transfer-config": None}))
@@ -327,11 +348,11 @@ _PREDICT_MORE = (
     ),
     *("bailing", "minimax_m3", "pangu", "step", "hy_", "gemma4", "inkling", "interns2"),
 )
-"""Beginnings of the types of models for which vLLM 0.32 has a draft of their own layers (``config/speculative.py``)."""
+"""Beginnings of the model types for which vLLM 0.32 can draft with layers of the model (``config/speculative.py``)."""
 
 
 def _own_layers(asked: Asked, facts: Facts) -> Refusal | None:
-    """Refusal to draft with layers of multi-token prediction that the model does not have."""
+    """Return the refusal to draft with layers for multi-token prediction that the model does not have."""
     told = speculative.config(asked.flags) if asked.engine == "vllm" else {}
     if "mtp" not in speculative.method(told) or told.get("model") or not isinstance(facts.config, Mapping):
         return None
@@ -342,7 +363,7 @@ def _own_layers(asked: Asked, facts: Facts) -> Refusal | None:
     types = [str(part.get("model_type")) for part in parts]
     if not any(types) or any(each.startswith(_PREDICT_MORE) for each in types):
         return None
-    said = f"--speculative-config asks for mtp, and a model of type {types[0]} has no layers of multi-token prediction"
+    said = f"--speculative-config names the method mtp, but a model of type {types[0]} has no layers for multi-token prediction"
     return Refusal("bad-flag", "config", said, ({"speculative-config": None},))
 
 
@@ -355,7 +376,7 @@ def _combination(asked: Asked, facts: Facts) -> Refusal | None:
 
 
 _FLAG_CHECKS: tuple[Callable[[Asked], Refusal | None], ...] = (_sizes, _shares, _hierarchical)
-"""Those that need nothing but the flags."""
+"""Checks that need only the flags."""
 _CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
     _positions,
     _devices,

@@ -55,9 +55,11 @@ class Row:
     prediction: Prediction | None = None
     """Memory prediction; ``None`` if the model's shape, the hardware or the engine's memory use is unknown."""
     unpredicted: str = ""
-    """Why there is no prediction, where that is known: the key of config.json that is not understood, or what is not modelled."""
+    """
+    Reason why there is no prediction, if known: the key of config.json that is not understood, or what is not modelled.
+    """
     sizes: str = ""
-    """What config.json says of the model's size, where it was read."""
+    """Sizes of the model from config.json, if it was read."""
     expects: frozenset[Outcome] = frozenset()
     """Documented outcome of this boot, as far as memory determines it."""
     boot_s: float | None = None
@@ -149,7 +151,7 @@ class Plan:
 
 
 _MOST_NAMED = 12
-"""How many findings of a row are named."""
+"""Number of findings that a row names."""
 
 
 def _named(findings: tuple[str, ...]) -> str:
@@ -197,9 +199,10 @@ def predict_deployment(
     one: Deployment, hardware: str | None = None, backend: Backend | None = None
 ) -> Prediction | None:
     """
-    Predict the memory of *one* on *hardware*, such as ``4xH200``, and whether it fits; None where too little is known.
+    Predict the memory of *one* on *hardware*, such as ``4xH200``, and whether it fits; None if too little is known.
 
-    *hardware* defaults to what the deployment needs. Pass *backend* if it does not ship with the package. Raises `UsageError`.
+    *hardware* defaults to the hardware of the deployment. Pass *backend* if it does not ship with the package. Raises
+    `UsageError`.
     """
     wanted = hardware or one.hardware
     if wanted is None:
@@ -226,7 +229,7 @@ def _divides(one: Deployment, backend: Backend) -> bool:
 
 
 def unpredicted(one: Deployment, backend: Backend) -> str:
-    """Why the plan of a run has no memory prediction for *one*; empty where nothing speaks against it."""
+    """Explain why there is no memory prediction for *one*; empty if there is one."""
     found, one = models.read_shape(one.model), canonical(one, backend.package)
     if isinstance(found, NotUnderstood):
         return str(found)
@@ -238,10 +241,7 @@ def unpredicted(one: Deployment, backend: Backend) -> str:
 
 
 def _sizes(one: Deployment, backend: Backend) -> str:
-    """
-    Size of the weights and of a token's KV cache, from config.json, for the plan of a run; also where memory
-    is not modelled.
-    """
+    """Return the size of the weights and of a token's KV cache from config.json, even if the memory is not modelled."""
     found = models.read_shape(one.model)
     whole = found.whole if isinstance(found, Shape | Beyond) else None
     if whole is None:
@@ -314,10 +314,10 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
 
 
 _TASK_REQUESTS = {"gsm8k": 1319, "mmlu_pro": 12_032, "humaneval": 164, "ifeval": 541}
-"""Questions of the test sets of lm-eval's tasks."""
+"""Number of questions in the test sets of lm-eval's tasks."""
 _USUAL_TASK_REQUESTS = 1000
 _TASK_PROMPT_TOKENS = 1000
-"""Of a question with a few worked examples; those of GSM8K with five have 900 to 1,100."""
+"""Tokens of a question with a few worked examples. Those of GSM8K with five have 900 to 1,100."""
 _TASK_OUTPUT_TOKENS = 256
 
 
@@ -342,8 +342,8 @@ def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None)
 
 def _host(asked: tuple[Finding, ...], found: Prediction | None, here: Machine) -> str:
     """
-    The host memory that decides whether a planned boot fits, for findings about a small host where this
-    host's memory is not known.
+    Return the host memory that decides whether a planned boot fits, for findings about a small host if this host's
+    memory is unknown.
     """
     most_gib = [each.scope.host_gib_at_most for each in asked if each.scope.host_gib_at_most is not None]
     if found is None or not found.fits or not most_gib or here.host_bytes is not None:

@@ -1,4 +1,4 @@
-"""Small tables beside an answer: what fits at most, and how two versions or engines differ."""
+"""Two tables of an answer: what fits at most, and how two versions or engines differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,15 +21,15 @@ _STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The largest context, the most requests and the fewest devices that fit with one type of KV cache."""
+    """The largest context, the most requests and the fewest devices that fit, for one dtype of the KV cache."""
 
     dtype: str
     longest_tokens: int | None
-    """Longest context with which the server starts; None where none does, or it is not known."""
+    """Longest context with which the server starts; None if there is none, or if it is unknown."""
     requests: float | None
-    """Requests of the planned length at once; None where not one fits."""
+    """Concurrent requests of the planned length; None if not one fits."""
     devices: int | None
-    """Fewest devices on which the planned length fits; None where no number up to 64 is enough."""
+    """Fewest devices on which the planned length fits; None if 64 are not enough."""
 
     def as_json(self) -> dict[str, Any]:
         """One row of the table of what fits at most, as JSON."""
@@ -38,8 +38,8 @@ class Solved:
 
 def solve(asked: Asked, place: Place) -> list[Solved]:
     """
-    The table of what fits at most: longest context, requests and fewest devices for every type of KV cache,
-    with the other flags as they are.
+    Return what fits at most: longest context, requests and fewest devices for every dtype of the KV cache, with the
+    other flags unchanged.
     """
     return [_solved(dtype, _with_dtype(asked, dtype), place) for dtype in _DTYPES[asked.engine]]
 
@@ -55,10 +55,7 @@ def _solved(dtype: str, asked: Asked, place: Place) -> Solved:
 
 
 def _longest(asked: Asked, place: Place, boot: Boot) -> int | None:
-    """
-    The longest context that serves, for the table of what fits, to 16 tokens: at most what the engine allows
-    of this model.
-    """
+    """Return the longest context that serves, rounded to 16 tokens: at most what the engine allows for this model."""
     low, high = 0, max(boot.longest or 0, boot.length or 0) // _STEP + 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -81,7 +78,7 @@ def _fewest(asked: Asked, place: Place, boot: Boot) -> int | None:
 
 
 def solved_lines(rows: Sequence[Solved], boot: Boot) -> Iterator[str]:
-    """The table of what fits at most, as lines of text; figures that are not known are a dash."""
+    """Return the table of what fits at most as lines of text. An unknown figure is a dash."""
     length = f"requests of {boot.length:,}" if boot.length else "requests"
     yield f"  {'KV dtype':<12} {'longest context':>16} {length:>22} {'fewest devices':>15}"
     for row in rows:
@@ -111,10 +108,10 @@ _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 def other(asked: Asked, wanted: str, given: Given) -> Asked:
     """
-    The asked server by another version or engine, for the table of a comparison: ``0.27.1``,
-    ``vllm==0.27.1``, ``sglang``. Raises `UsageError`.
+    Return the same server with another version or engine: ``0.27.1``, ``vllm==0.27.1``, ``sglang``. Raises
+    `UsageError`.
 
-    Flags of one engine are put into the words of the other where both have them; a note names those that are left out.
+    Flags of one engine are converted to those of the other if both have them. A note names the flags that are omitted.
     """
     engine, _, version = wanted.partition("==")
     if engine[:1].isdecimal():
@@ -160,7 +157,7 @@ def _translated(asked: Asked, engine: str, version: str) -> Asked:
 
 
 def compared_lines(one: Boot, two: Boot) -> Iterator[str]:
-    """The table that compares two planned servers side by side."""
+    """Return the table that compares two planned servers side by side."""
     rows = [
         ("", *(f"{boot.asked.engine} {boot.asked.version}" for boot in (one, two))),
         ("outcome", *(_outcome(boot) for boot in (one, two))),
@@ -189,7 +186,7 @@ def _term(name: str, *both: Boot) -> tuple[str, str, str]:
 
 
 def compared_json(boot: Boot) -> dict[str, Any]:
-    """One side of the table of a comparison as JSON."""
+    """Return one side of a comparison as JSON."""
     return {
         "engine": boot.asked.engine,
         "version": boot.asked.version,

@@ -1,4 +1,4 @@
-"""``longctx plan`` of a command or of a file: from what was typed to answers."""
+"""``longctx plan`` of a command or of a file: from the words on the command line to answers."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ USUAL_BOOT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of ``longctx plan`` that concern a start."""
+    """The options of ``longctx plan`` that concern a start command."""
 
     hardware: str | None = None
     host_gib: float | None = None
@@ -40,8 +40,8 @@ class Options:
 
 def measured(text: str) -> tuple[int, float]:
     """
-    Read a typed ``--measured`` value such as ``131072:3.1``: tokens, which may be spelt as those of flags,
-    and seconds. Raises `UsageError`.
+    Read a ``--measured`` value such as ``131072:3.1``: tokens, in any notation that flags accept, and seconds. Raises
+    `UsageError`.
 
     >>> measured("128K:3.1")
     (131072, 3.1)
@@ -58,19 +58,19 @@ def measured(text: str) -> tuple[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One server to plan, and where."""
+    """One server to plan, and its devices."""
 
     asked: Asked
     place: Place
     start: StartCommand | None = None
-    """The same as the lints read it."""
+    """The same start command, as the lints read it."""
 
 
 def read(words: Sequence[str], options: Options) -> list[Planned]:
     """
-    The servers to plan that typed *words* mean: a command, or the name of one file that starts servers.
+    Return the servers that *words* start: a command, or the name of one file that starts servers.
 
-    Raises `UsageError` where no start is found, or the hardware is not known.
+    Raises `UsageError` if no start command is found, or if the hardware is unknown.
     """
     path = Path(words[0])
     if len(words) == 1 and ((path.suffix in _FILES and " " not in words[0]) or _is_file(path)):
@@ -81,7 +81,7 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether the typed *path* is a file; the word may be a whole command, longer than any name of a file."""
+    """Whether *path* is a file. The word may be a whole command, longer than any file name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -151,7 +151,7 @@ _BITS = {
 
 
 def _of_recipe(start: Start, options: Options) -> Planned:
-    """Plan one variant of a typed recipe, with weights as the recipe says where config.json does not."""
+    """Plan one variant of a recipe, with weights as in the recipe if config.json does not say."""
     since, precision = start.raw["since"], str(start.raw["precision"] or "").lower()
     made = _of_start(replace(start, raw=None), options)
     notes = [f"the recipe needs {made.asked.engine} {since} at least"] if since else []
@@ -165,7 +165,7 @@ def _of_recipe(start: Start, options: Options) -> Planned:
 
 
 def _given(place: Place, start: Start) -> Place:
-    """The *place* of a typed start, with no more devices than the container is given."""
+    """Return the *place* of a start command, with no more devices than its container gets."""
     visible = start.env.get("CUDA_VISIBLE_DEVICES", start.env.get("HIP_VISIBLE_DEVICES", ""))
     ids = [each for each in visible.split(",") if each.strip() and "$" not in visible and visible.lower() != "all"]
     counts = [*([start.gpus * start.nodes] if start.gpus else []), *([len(ids)] if ids else [])]
@@ -191,7 +191,7 @@ _PRODUCTS = (
 
 
 def _said(start: Start) -> str | None:
-    """The hardware that a typed Pod asks for by a label of its nodes; None where the Pod names none."""
+    """Return the hardware in a Pod's node selector; None if the Pod names none."""
     if start.kind is None or start.gpus is None:
         return None
     upper = start.kind.upper()
@@ -224,10 +224,7 @@ def _for_lints(start: Start, made: Asked) -> StartCommand:
 
 
 def answers(planned: Iterable[Planned], seen: tuple[int, float] | None = None) -> Iterator[Answer]:
-    """
-    The plan's answer for each typed start of *planned*; *seen* are the tokens and seconds of a prompt that
-    was measured.
-    """
+    """Return the plan's answer for each start of *planned*. *seen* has the tokens and seconds of a measured prompt."""
     for each in planned:
         boot = foreseen.foresee(each.asked, each.place)
         found = tuple(f"{name}: {what}" for name, what in lint(each.start)) if each.start else ()
@@ -250,8 +247,8 @@ _LONG_TOKENS = (1_000_000, 10_000_000)
 
 def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], ...]:
     """
-    Times of prompts of the typed length, and of a million tokens and ten, from a prompt that was measured
-    (``--measured``).
+    Return the times of prompts of the planned length and of one and ten million tokens, derived from the measured
+    prompt (``--measured``).
     """
     found = foreseen.shape_of(boot.asked)
     if not isinstance(found, Shape) or not boot.length:
@@ -262,7 +259,7 @@ def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], .
 
 
 def _prefill_s(boot: Boot) -> float | None:
-    """Time to prefill one prompt of the typed length; None where the peak of the devices or the shape is not known."""
+    """Time to prefill one prompt of the planned length; None if the peak of the devices or the shape is unknown."""
     found = foreseen.shape_of(boot.asked)
     if not isinstance(found, Shape) or not boot.length or not boot.serves:
         return None

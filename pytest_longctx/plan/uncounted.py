@@ -1,4 +1,4 @@
-"""What changes a server's memory and is not counted: flags, variables of the environment, widths that only a name says."""
+"""What changes a server's memory and is not counted: flags, environment variables, and dtypes that only a name tells."""
 
 import json
 import re
@@ -22,20 +22,17 @@ def _memory_table(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
-    """
-    Flags of *engine* on which the memory of a boot depends, by name: what each does, and the values at which
-    it does nothing.
-    """
+    """Return the flags of *engine* that affect the memory of a boot, by name: their effect, and the values without effect."""
     return _memory_table(engine)
 
 
 def memory_variables(engine: str) -> Mapping[str, Mapping[str, Any]]:
-    """Environment variables of *engine* on which the memory of a boot depends, likewise; none of them is modelled."""
+    """Return the environment variables of *engine* that affect the memory of a boot, in the same form. None is modelled."""
     return _memory_table(f"{engine}-environment")
 
 
 def variables(asked: Asked) -> Iterator[str]:
-    """Variables of the environment of a foreseen boot that change its memory, with what each does."""
+    """Yield the environment variables of a boot that change its memory, with the effect of each."""
     for name, row in memory_variables(asked.engine).items():
         value = asked.env.get(name)
         if value is not None and str(value).lower() not in row.get("off", []):
@@ -46,7 +43,7 @@ _GRAPHS = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_s
 
 
 def graphs(asked: Asked) -> Iterator[str]:
-    """What ``--compilation-config`` says of graphs, unless it is that there are none, which is counted."""
+    """Return what ``--compilation-config`` sets about graphs, unless it turns them off, which is counted."""
     try:
         told = json.loads(str(asked.flags.get("compilation-config", "{}")))
     except (ValueError, RecursionError):
@@ -60,7 +57,10 @@ def graphs(asked: Asked) -> Iterator[str]:
 
 
 def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
-    """The prediction *seen*, in doubt if it does not fit and something that was *missed* takes memory off the devices."""
+    """
+    Return the prediction *seen*, in doubt if it does not fit and something in *missed* reduces the memory on the
+    devices.
+    """
     if seen.fits or seen.doubt:
         return seen
     frees = tuple(f"--{name}" for name, row in memory_flags(engine).items() if row.get("frees"))
@@ -78,16 +78,16 @@ _NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b
 
 def named_otherwise(asked: Asked) -> str:
     """
-    Weight width in the model's name that config.json does not confirm; empty where both agree, or the width
-    is known otherwise.
+    Return the width of the weights in the model's name if config.json does not confirm it; empty if both agree, or if
+    the width is known from another source.
     """
     found = _NARROW.search(asked.model.replace("_", "-"))
     if found is None or quantised(asked) or asked.weight_bits != 16 or asked.flags.get("quantization"):
         return ""
     width = (found[1] or found[2]).upper()
-    return f"weights in {width}, as the name says: there is no quantization_config, and 16 bits are counted"
+    return f"weights in {width}, according to the model's name; config.json has no quantization_config, so 16 bits are counted"
 
 
 def quantised(asked: Asked) -> bool:
-    """Whether the asked model's config says how weights are stored."""
+    """Whether the model's config states how the weights are stored."""
     return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from pytest_longctx.backends import Recipe
 from pytest_longctx.diagnosis.diagnose import Evidence
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
@@ -24,6 +25,7 @@ from pytest_longctx.processes.progress import Progress, ProgressCallback, no_pro
 from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values
 
 _POLL_S = 0.1
+_NOTES_BYTES = 64 * 1024
 
 
 class Candidate(Protocol):
@@ -51,6 +53,14 @@ class Candidate(Protocol):
         """Kernel records of processes killed for memory since the start; ``None`` if they cannot be read."""
         return None
 
+    def ends(self) -> tuple[ProcessEnd, ...]:
+        """Processes of the server that signals have ended, as far as they can be seen."""
+        return ()
+
+    def halted(self) -> tuple[str, ...]:
+        """Describe the processes of the server that a signal has stopped, as far as they can be seen."""
+        return ()
+
     def ended(self, wait_s: float) -> Evidence | None:
         """Return how the server ended, if it ends within *wait_s*."""
         exit_code = wait_until(self.exit_code, wait_s, _POLL_S, done=lambda code: code is not None)
@@ -64,6 +74,7 @@ class Candidate(Protocol):
             oom_killed=self.oom_killed(),
             memory_kills=None if kills is None else kills.lines,
             killed_gib=None if kills is None else kills.killed_gib,
+            process_ends=self.ends(),
         )
 
 
@@ -132,7 +143,11 @@ class Process(Candidate):
         end_orphans()
         self._mark = Mark()
         end, self._hold = os.pipe()
-        command = [sys.executable, "-I", _supervisor.__file__, str(end), str(GRACE_S), *recipe.argv]
+        self._notes, notes = os.pipe()
+        for descriptor in (self._notes, notes):  # neither end may hold up the other
+            os.set_blocking(descriptor, False)
+        self._ends: tuple[ProcessEnd, ...] = ()
+        command = [sys.executable, "-I", _supervisor.__file__, str(end), str(notes), str(GRACE_S), *recipe.argv]
         private(log)
         with log.open("wb") as out:
             try:
@@ -143,10 +158,11 @@ class Process(Candidate):
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    pass_fds=(end,),
+                    pass_fds=(end, notes),
                 )
             finally:
                 os.close(end)
+                os.close(notes)
         self.pid = self._supervisor.pid
         self._watch = MemoryWatch()
         self._lines = LogTail(log)
@@ -167,6 +183,26 @@ class Process(Candidate):
         """Kernel records of processes killed for memory since the start of this server."""
         return self._watch.kills()
 
+    def ends(self) -> tuple[ProcessEnd, ...]:
+        """Processes of the server that signals have ended, as its supervisor saw them."""
+        while self._notes >= 0:
+            try:
+                text = os.read(self._notes, _NOTES_BYTES)
+            except OSError:  # no more for now
+                break
+            if not text:
+                break
+            for line in text.decode("utf-8", "replace").splitlines():
+                pid, number, name = (*line.split(" ", 2), "", "")[:3]
+                if pid.isdecimal() and number.isdecimal():
+                    self._ends += (ProcessEnd(int(pid), name, int(number)),)
+        return self._ends
+
+    def halted(self) -> tuple[str, ...]:
+        """Describe the processes of the server that SIGSTOP or a debugger has stopped, and that end no request."""
+        seen = map(locks.look, (self.pid, *_supervisor.descendants(self.pid)))
+        return tuple(what for what, halted in seen if halted)
+
     def stop(self, watch: ProgressCallback = no_progress) -> None:
         """
         Close the supervisor's pipe and wait until no process of the server is left.
@@ -177,13 +213,17 @@ class Process(Candidate):
             os.close(self._hold)
             self._hold = -1
         self._await_end(watch)
+        if self._notes >= 0:
+            self.ends()
+            os.close(self._notes)
+            self._notes = -1
         left = self._mark.release()
         self._lines.close()
         mask_file(self.log, self.secrets)
         if left:
             raise LaunchError(
                 f"{self._name}: these processes of the server could not be ended: {', '.join(map(locks.described, left))}\n"
-                "  try      the kernel log (dmesg): a process that waits for a device ends when the device answers"
+                "  try      the kernel log (dmesg); a process that waits for a device cannot end before the device responds"
             )
 
     def _await_end(self, watch: ProgressCallback) -> None:

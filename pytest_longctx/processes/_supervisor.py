@@ -2,15 +2,20 @@
 Supervisor: a small parent process that ends a server when its launcher ends.
 
 It runs as a script with the standard library only, so it starts at once and needs no import path: ``python -I
-_supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its end, it
-ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any reason,
-SIGKILL included. The exit code is that of COMMAND, or 128 + N for signal N.
+_supervisor.py FD NOTES GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its
+end, it ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any
+reason, SIGKILL included. The exit code is that of COMMAND, or 128 + N for signal N.
+
+It writes a line ``PID SIGNAL NAME`` to the pipe NOTES for each descendant that a signal has ended, until it ends them
+itself. Engines often do not log how their workers ended.
 """
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +23,17 @@ import time
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.1
+_LOOK_S = 1.0
+"""Interval between looks for new descendants."""
+_MOST_FOLLOWED = 500
+"""Descendants whose end is followed. Each takes a descriptor."""
+_EXIT_STATUS = 49
+"""Field of ``/proc/PID/stat`` after the name: the status with which a process ended."""
+_GET_INFO = 0xC040FF0B
+"""``PIDFD_GET_INFO``. Since Linux 6.15 it tells how a process ended that its parent has collected."""
+_INFO_BYTES = 64
+_INFO_EXIT = 1 << 3
+"""``PIDFD_INFO_EXIT``: the answer has the status, in its last four bytes."""
 _ORPHANED_S = 5.0
 """
 Seconds for remaining processes after their command has ended. Those that wait for that end, as vLLM's workers do, need
@@ -63,11 +79,91 @@ def _kill(pids: list[int], how: signal.Signals) -> None:
             pass
 
 
+def _stat(pid: int) -> tuple[str, list[bytes]]:
+    """Return the name of process *pid*, and the fields of ``/proc`` after it; empty if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
+            head, _, rest = stat.read().rpartition(b")")
+    except OSError:
+        return "", []
+    return "".join(filter(str.isprintable, head.partition(b"(")[2].decode("utf-8", "replace"))), rest.split()
+
+
+def _status(pid: int, descriptor: int) -> int:
+    """Return how process *pid* ended, as ``wait`` gives it; 0 also if its parent has collected it on an old kernel."""
+    _, fields = _stat(pid)
+    if fields:
+        return int(fields[_EXIT_STATUS]) if fields[0] == b"Z" else 0
+    answer = bytearray(struct.pack("Q", _INFO_EXIT).ljust(_INFO_BYTES, b"\0"))
+    try:
+        fcntl.ioctl(descriptor, _GET_INFO, answer)
+    except OSError:
+        return 0
+    mask, status = struct.unpack_from("Q", answer)[0], struct.unpack_from("i", answer, _INFO_BYTES - 4)[0]
+    return int(status) if mask & _INFO_EXIT else 0
+
+
+class Ends:
+    """Follows all descendants, and notes which of them a signal ended."""
+
+    def __init__(self, pipe: int, notes: int) -> None:
+        self._pipe, self._notes = pipe, notes
+        self._poll = select.poll()
+        self._poll.register(pipe, select.POLLIN | select.POLLHUP)
+        self._followed: dict[int, int] = {}
+        """Process ids, by the descriptors that become readable when the processes end."""
+        self._names: dict[int, str] = {}
+        self._noted: set[int] = set()
+        self._looked_s = -_LOOK_S
+
+    def wait(self) -> bool:
+        """Wait for a moment, or until a descendant ends. Return whether the pipe has reached its end."""
+        for descriptor, _ in self._poll.poll(_POLL_S * 1000):
+            if descriptor == self._pipe:
+                if not os.read(self._pipe, 64):
+                    return True
+                continue
+            pid = self._followed.pop(descriptor)
+            self.note(pid, _status(pid, descriptor))
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+        if time.monotonic() - self._looked_s >= _LOOK_S:
+            self._looked_s = time.monotonic()
+            self._look()
+        return False
+
+    def _look(self) -> None:
+        """Follow new descendants, and read the names of all: engines rename their processes."""
+        for pid in set(descendants(os.getpid())).difference(self._followed.values()):
+            if len(self._followed) < _MOST_FOLLOWED:
+                try:
+                    descriptor = os.pidfd_open(pid)
+                except (OSError, AttributeError):  # it has ended, or the kernel has no such descriptors
+                    continue
+                self._followed[descriptor] = pid
+                self._poll.register(descriptor, select.POLLIN)
+        self._names = {pid: _stat(pid)[0] for pid in self._followed.values()}
+
+    def note(self, pid: int, status: int) -> None:
+        """Note process *pid* if a signal ended it."""
+        number = status & 0x7F
+        if not number or pid in self._noted:
+            return
+        self._noted.add(pid)
+        name = _stat(pid)[0] or self._names.get(pid, "")
+        try:
+            os.write(self._notes, f"{pid} {number} {name}\n".encode())
+        except OSError:  # the launcher has gone, or does not read
+            pass
+
+
 class Supervisor:
     """Runs one command and tracks all its descendants."""
 
-    def __init__(self, pipe: int, grace_s: float, command: list[str]) -> None:
-        self.pipe, self.grace_s = pipe, grace_s
+    def __init__(self, pipe: int, notes: int, grace_s: float, command: list[str]) -> None:
+        self.ends: Ends | None = Ends(pipe, notes)
+        """None once the supervisor ends the descendants itself."""
+        self.grace_s = grace_s
         self.status: int | None = None
         self.asked_to_stop = False
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -90,6 +186,9 @@ class Supervisor:
         """Collect every ended process, including the status of the command."""
         while True:
             try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is not None and self.ends is not None and ended.si_pid != self.pid:
+                    self.ends.note(ended.si_pid, _status(ended.si_pid, -1))
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
@@ -101,11 +200,11 @@ class Supervisor:
 
     def hold(self) -> int:
         """Wait until the command ends or the pipe closes, end every remaining process, and return the exit code."""
-        while self.status is None and not self.asked_to_stop:
-            ready, _, _ = select.select([self.pipe], [], [], _POLL_S)
-            if ready and not os.read(self.pipe, 64):
+        while self.ends is not None and self.status is None and not self.asked_to_stop:
+            if self.ends.wait():
                 break
             self.reap()
+        self.ends = None
         self._end()
         return 128 + signal.SIGTERM if self.status is None else self.status
 
@@ -137,4 +236,4 @@ class Supervisor:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]).hold())
+    sys.exit(Supervisor(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]).hold())

@@ -95,15 +95,16 @@ def taken(descriptor: int) -> bool:
 def holder(descriptor: int) -> tuple[str, bool]:
     """Describe the process that holds a lock, and whether it is stopped or cannot be interrupted."""
     note = os.pread(descriptor, _NOTE_BYTES, 0).strip()
-    return _look(int(note)) if note.isdigit() else ("another process", False)
+    return look(int(note)) if note.isdigit() else ("another process", False)
 
 
 def described(pid: int) -> str:
     """Describe the holder of a lock, process *pid*: its command, and what it waits for."""
-    return _look(pid)[0]
+    return look(pid)[0]
 
 
-def _look(pid: int) -> tuple[str, bool]:
+def look(pid: int) -> tuple[str, bool]:
+    """Describe process *pid*, and whether it is stopped."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]

@@ -205,7 +205,9 @@ class Gate:
         asked, found = limits(text, known), gather(baseline)
         for limit in asked:
             if not any(limit.measure in its.values for its in found.values()):
-                raise UsageError(f"fail-on: the baseline has no {limit.measure}, so it cannot be compared")
+                raise UsageError(
+                    f"fail-on: the baseline has no {limit.measure}; name another measure, or another baseline"
+                )
         return cls(found, asked)
 
     def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:
@@ -234,7 +236,9 @@ class Gate:
             )
         ]
         if not found:
-            raise UsageError("fail-on: the runs have no comparable finding in common")
+            raise UsageError(
+                "fail-on: no finding was judged in both runs, so no limit can be checked; compare runs of the same findings"
+            )
         return [(case, line) for case, line in found if not line.ok]
 
 
@@ -273,7 +277,7 @@ def on_equal_terms(before: Results, after: Results) -> tuple[Results, Results]:
             )
         )
     if not common:
-        raise UsageError(f"compare: {called} have no judged finding in common")
+        raise UsageError(f"compare: {called} have no judged finding in common; run the same findings on both")
     return _cut(before, common, names), _cut(after, common, names)
 
 

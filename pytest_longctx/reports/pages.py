@@ -133,8 +133,9 @@ _MADE_BY_SIGNATURES = (
     "<!-- Made by `longctx signatures`. Edit the TOML files in pytest_longctx/backends, not this page. -->"
 )
 _RULE = {
-    "signature": "Failures of a server. The first such line in a log is the cause; a summary line counts only alone.",
-    "refusal": "Refusals of a request.",
+    "signature": "Lines that report a failure of the server. The first such line in a log is the cause. A line with\n"
+    "(summary) only says that something failed, so it counts only if no other line matches.",
+    "refusal": "Messages with which the server refuses a request. They are no failure of the server.",
 }
 
 
@@ -145,7 +146,8 @@ def signatures_page(catalogues: Mapping[str, Catalogue]) -> str:
 
 def _engine_section(catalogues: Mapping[str, Catalogue]) -> Iterator[str]:
     yield f"# Signatures\n\n{_MADE_BY_SIGNATURES}\n"
-    yield "Log lines that identify a failure. A finding names one in `expect.signature`.\n"
+    yield "The log lines by which a failure is recognised, for each engine. A finding names one of them in"
+    yield "`expect.signature`. *Class* and *phase* are explained at the end of the page; *remedy* is what to try.\n"
     for name, known in catalogues.items():
         yield f"## {name}\n"
         for kind, entries in (("signature", known.signature), ("refusal", known.refusal)):
@@ -155,7 +157,7 @@ def _engine_section(catalogues: Mapping[str, Catalogue]) -> Iterator[str]:
                 yield from markdown_table(head, map(_signature_row, entries))
                 yield ""
         if known.benign:
-            yield "Lines that look fatal but are not. They end no wait and are never quoted as the first error.\n"
+            yield "Harmless lines that look like a fatal error. They end no wait and are never quoted as the first error.\n"
             yield from markdown_table(("id", "why"), ((f"`{entry.id}`", entry.why) for entry in known.benign))
             yield ""
     yield "## Classes\n"

@@ -116,7 +116,7 @@ def now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A complete results file."""
+    """The content of a complete results file: its header, boots, verdicts and other rows."""
 
     header: dict[str, Any]
     footer: dict[str, Any]

@@ -1,8 +1,8 @@
 """
 Reader of a config.json that records which keys were read.
 
-A key that was not read, has a name that memory may depend on, and holds neither nothing nor what the model's class
-assumes anyway, ends in a refusal: no formula here has looked at it.
+A key may remain that no formula here has read. If memory may depend on its name, and its value is neither empty nor the
+default of the model's class, the config is refused.
 """
 
 import math
@@ -74,6 +74,7 @@ HARMLESS = frozenset(
     attention_dropout_rate hidden_dropout_rate layer_dropout moe_every_n_layer ffn_dropout use_kda_kernel
     use_qkv_parallel ffn_hidden_act num_expert_groups moe_capacity moe_gate n_ctx mla_scale_q_lora mla_scale_kv_lora
     moe_router_bias moe_router_activation layer_switch use_embedding_sharing use_parallel_embedding mlp_type rope_position_ids
+    context_window_size prefill_chunk_size
     """.split()  # noqa: SIM905  # words are easier to read than a list of strings
 )
 """Keys on which memory does not depend, although their names suggest it."""
@@ -106,13 +107,13 @@ MOST_LAYERS = 4096
 
 @cache
 def class_defaults() -> Mapping[str, Mapping[str, Any]]:
-    """Default values of each model type's class for keys that are missing in a config.json; made by ``make_defaults.py``."""
+    """Default values of each model type's class for keys that a config.json lacks; made by ``tests/class_defaults.py``."""
     text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 
 
 class Keys:
-    """One config, or one table within it, that remembers which of its keys were read."""
+    """One config, or one table within it, that records which of its keys were read."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class Keys:
         *,
         sparing: bool = False,
     ) -> None:
-        """*sparing*: the file leaves out what is as in the class, as a part of another config does."""
+        """*sparing*: the file omits values that equal those of the class, as a part of another config does."""
         self._config = config
         self._defaults = defaults or {}
         self._prefix = prefix
@@ -159,24 +160,30 @@ class Keys:
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
         """The first config key of *names* that the file has, else the first for which the class has a default."""
-        for name in names:
-            if self.has(name):
-                return name, self._config[name]
+        if (found := self._in_file(names)) is not None:
+            return found
         for name in names:
             if name not in self._config and name in self._defaults:
                 return name, self._defaults[name]
         return None
 
+    def _in_file(self, names: Sequence[str]) -> tuple[str, Any] | None:
+        """The first config key of *names* that the file has. Others of them that say the same are read with it."""
+        for name in names:
+            if self.has(name):
+                self._read.update(other for other in names if self._config.get(other) == self._config[name])
+                return name, self._config[name]
+        return None
+
     def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
         """
-        The whole number of the first config key of *names*, as `count`, but without the class's default, unless
-        the file leaves out what is as in the class.
+        Return the whole number of the first config key of *names*, as `count`, but without the class's default unless
+        the file omits defaults.
         """
         if self._sparing:
             return self.count(*names, least=least, most=most)
-        for name in names:
-            if self.has(name):
-                return self._whole(name, self._config[name], least, most)
+        if (found := self._in_file(names)) is not None:
+            return self._whole(*found, least, most)
         raise self.refuse(names[0], "it is missing, and the model's size depends on it")
 
     def maybe(self, *names: str, least: int = 0) -> int | None:
@@ -238,7 +245,7 @@ class Keys:
         return Keys(value, prefix=f"{self._prefix}{key}.")
 
     def unread(self) -> str | None:
-        """A config key that was not read and that memory may depend on; None if there is none."""
+        """Return a config key that was not read and on which memory may depend; None if there is none."""
         for key, value in self._config.items():
             if key in self._read or not self._matters(key, value):
                 continue

@@ -51,9 +51,10 @@ def _first_number(k: Keys, values: list[object]) -> int | None:
 
 def sparse_layers(k: Keys, layers: int, *, first: int = 0) -> list[bool]:
     """
-    Mixture layers by DeepSeek's rule: the first are dense, then every ``moe_layer_freq``-th is sparse; or a list.
+    Return the mixture layers by DeepSeek's rule: the first are dense, then every ``moe_layer_freq``-th is sparse; or a
+    list.
 
-    *first* is how many are dense where no key says it.
+    *first* is the number of dense layers if no key states it.
     """
     kinds = k.per_layer("mlp_layer_types", layers, extra=draft_layers(k)) if k.has("mlp_layer_types") else None
     if kinds is not None:
@@ -71,7 +72,7 @@ def sparse_layers(k: Keys, layers: int, *, first: int = 0) -> list[bool]:
 
 
 def told_sparse(k: Keys, layers: int) -> list[bool]:
-    """As `sparse_layers`, where a file must say it: engine and class differ in what silence means."""
+    """As `sparse_layers`, but the file must state it: engine and class have different defaults."""
     keys = ("mlp_layer_types", "first_k_dense_replace", "num_dense_layers", "moe_layer_freq")
     if not any(k.has(key) for key in keys):
         raise k.refuse("first_k_dense_replace", "it is missing, and engine and class differ in what that means")

@@ -1,4 +1,4 @@
-"""A model's shape: its layers, what each caches, its weights; and the closed forms that memory and time are made of."""
+"""A model's shape: its layers, their caches and weights; and the formulas that memory and time are computed from."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ VALUE_BYTES = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: what it keeps of what was read (nothing, one cache, or two side by side), and its weights."""
+    """One layer: its caches (none, one, or two side by side) and its weights."""
 
     caches: tuple[Cache, ...]
     tensors: tuple[Tensor, ...]
@@ -25,13 +25,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a family's reader makes of a config."""
+    """The result of a family's reader of a config."""
 
     hidden: int
     vocabulary: int
     layers: tuple[Layer, ...]
     outside: tuple[Tensor, ...]
-    """Tables at both ends, and what no layer owns alone."""
+    """Tables at both ends, and tensors that no single layer owns."""
     draft: tuple[Tensor, ...] = ()
     """Layers of multi-token prediction, loaded only where they speculate."""
     notes: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Layers that cache alike."""
+    """Layers with equal caches."""
 
     cache: Cache
     layers: int
@@ -47,7 +47,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """All that memory and time depend on. A multimodal model is its text part, with *vision_parameters* beside it."""
+    """The sizes that memory and time depend on. A multimodal model is its text part, with *vision_parameters* in addition."""
 
     model_type: str
     hidden: int
@@ -59,7 +59,7 @@ class ModelShape:
     dtype: str = "bfloat16"
     scheme: Scheme = PLAIN_SCHEME
     vision_parameters: int | None = 0
-    """Of the towers beside the text model; None where there are some that are not counted."""
+    """Parameters of the towers in addition to the text model; None if some are not counted."""
     notes: tuple[str, ...] = ()
     rope_dim: int = 0
     """Values in a row of the table of rotary embeddings."""
@@ -73,7 +73,7 @@ class ModelShape:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Caches of the model that are alike, with how many layers have them, in order of first appearance."""
+        """Groups of layers with equal caches, and the number of layers of each, in order of first appearance."""
         counts = Counter(cache for layer in self.stack for cache in layer.caches)
         return tuple(Group(cache, count) for cache, count in counts.items())
 
@@ -84,17 +84,16 @@ class ModelShape:
 
     @property
     def attentions(self) -> tuple[tuple[Attention | Latent, int], ...]:
-        """Groups of model layers that cache something of each token."""
+        """Groups of model layers that cache something for each token."""
         return tuple((g.cache, g.layers) for g in self.groups if not isinstance(g.cache, State))
 
     # What was read is kept: bytes of the cache.
 
     def kv_bytes_per_token(self, value_bytes: float = 2, tensor_parallel: int = 1, *, windowed: bool = False) -> int:
         """
-        Bytes of one more token on one device at a long context; layers with a window drop an earlier one for
-        it.
+        Bytes of one more token on one device at a long context. Layers with a window drop an earlier token for it.
 
-        With *windowed*, as if they kept everything: what an engine without a pool for windows spends.
+        With *windowed*, as if they kept everything: the use of an engine without a pool for windows.
         """
         return ceil(
             sum(
@@ -105,7 +104,7 @@ class ModelShape:
         )
 
     def _lets_go(self, cache: Attention | Latent) -> bool:
-        """Whether a model layer's *cache* drops tokens: a window as wide as all positions of the model never does."""
+        """Whether *cache* drops tokens. A window as wide as all positions of the model never does."""
         return cache.window > 0 and not (self.rope_positions and cache.window >= self.rope_positions)
 
     def kv_bytes(self, tokens: int, value_bytes: float = 2, tensor_parallel: int = 1) -> int:
@@ -119,7 +118,7 @@ class ModelShape:
         """
         Bytes of one request's states in all recurrent layers of the model on one device.
 
-        *recurrent_bytes* None: as the config says, else as the convolution. Engines differ; see the notes beside this module.
+        *recurrent_bytes* None: as in the config, else as for the convolution. Engines differ.
         """
         total = 0.0
         for state, count in self.states:
@@ -130,8 +129,8 @@ class ModelShape:
 
     def attention_flop(self, tokens: int) -> float:
         """
-        Minimum floating-point operations of the model's attention to read a prompt of *tokens*; an indexer's
-        are left out.
+        Minimum floating-point operations of the model's attention to read a prompt of *tokens*, without those of an
+        indexer.
         """
         return sum(n * pairs(c, tokens) * 2 * c.heads * (c.key_dim + c.value_dim) for c, n in self.attentions)
 
@@ -169,8 +168,8 @@ class ModelShape:
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
         """
-        Bytes of the model's weights on one device by ``quantization_config``; *value_bytes* for all that is
-        not quantised.
+        Bytes of the model's weights on one device by ``quantization_config``; *value_bytes* for tensors that are not
+        quantised.
         """
         plain = VALUE_BYTES.get(self.dtype, 2) if value_bytes is None else value_bytes
         total = sum(self.scheme.bytes_of(t, None, plain, tensor_parallel) for t in self.outside)
@@ -208,12 +207,12 @@ class ModelShape:
 
     @property
     def window(self) -> int:
-        """The widest attention window of the model in tokens; 0 where there is none."""
+        """The widest attention window of the model in tokens; 0 if there is none."""
         return max((c.window for c, _ in self.attentions), default=0)
 
     @property
     def _first(self) -> Attention | Latent | None:
-        """The attention from which the model's sizes are taken: of full layers, if there are any."""
+        """The attention from which the model's sizes are taken: of full layers if there are any."""
         ordered = sorted(self.attentions, key=lambda pair: pair[0].window > 0)
         return ordered[0][0] if ordered else None
 

@@ -57,10 +57,10 @@ _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|]|.", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class Expression:
     """
-    A regular expression of a checkpoint that somebody else wrote: what must match, and must not match, from the start.
+    A regular expression from a checkpoint: what must match, and must not match, from the start.
 
-    RE2 matches it, in a time that grows with the name alone. RE2 has no lookarounds; checkpoints use them at the start, as in
-    ``^(?!.*experts).*$`` for all modules but the experts, so those are matched one after the other.
+    RE2 matches it, in a time that is proportional to the length of the name. RE2 has no lookarounds. Checkpoints use
+    them at the start, as in ``^(?!.*experts).*$`` for all modules except the experts, so those are matched separately.
     """
 
     wanted: tuple[Any, ...]
@@ -98,7 +98,7 @@ def _compiled(text: str) -> Any:
 
 
 def _group(text: str) -> tuple[str, str]:
-    """The inside of the group of an expression that *text* goes on with, and what follows it. Raises `re.error`."""
+    """Return the content of the group at the beginning of *text*, and the rest. Raises `re.error`."""
     depth = 1
     for token in _TOKEN.finditer(text):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
@@ -108,7 +108,7 @@ def _group(text: str) -> tuple[str, str]:
 
 
 def _outside(text: str) -> Iterator[str]:
-    """The tokens of an expression that are in no group."""
+    """Return the tokens of an expression that are in no group."""
     depth = 0
     for token in _TOKEN.finditer(text):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
@@ -168,7 +168,7 @@ _BESIDE = re.compile(
 
 
 def bare(name: str) -> str:
-    """The part of a text model's module name from ``layers`` on, if it has one; other parts' names stay whole."""
+    """Return the part of a text model's module name from ``layers`` on, if it has one. Names of other parts are not changed."""
     name = name.rstrip(".")  # some close a name with one, so that layers.1 is not layers.10 too
     start = name.find("layers.")
     if start > 0 and not _BESIDE.search(name[:start]):

@@ -1,4 +1,4 @@
-"""Bytes of each tensor under ``quantization_config``, scales included, and which tensors are not quantised."""
+"""Bytes of each tensor under ``quantization_config``, scales included, and the tensors that are not quantised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,11 +1,11 @@
-"""From a Hugging Face config.json to a model's shape, or to the key that is not understood."""
+"""Convert a Hugging Face config.json to a model's shape, or to the key that is not understood."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from pytest_longctx.shapes import rotary, spans, vision
-from pytest_longctx.shapes.families import classes
+from pytest_longctx.shapes.families import classes, ties
 from pytest_longctx.shapes.families.compressed import COMPRESSED
 from pytest_longctx.shapes.families.convolved import CONVOLVED
 from pytest_longctx.shapes.families.hybrid import HYBRID
@@ -103,9 +103,9 @@ ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01
 
 def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) -> ModelShape | NotUnderstood:
     """
-    Read the model shape of *config*, or the key that is not understood; raises nothing, whatever the content.
+    Read the model shape of *config*, or the key that is not understood. Raises nothing, whatever the content.
 
-    *quantised* is what ``hf_quant_config.json`` beside it holds: ModelOpt's older place for what engines read from either.
+    *quantised* is the content of ``hf_quant_config.json`` beside it, an older file of ModelOpt that engines also read.
     """
     try:
         return _read(config, quantised)
@@ -125,6 +125,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
     text, name = _text(config, outer)
     nested = text is not config
+    text = ties.settled(name, text)
     prefix = "text_config." if nested else ""
     # A class that writes a part of a config writes its type and what differs from its defaults.
     keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)
@@ -132,6 +133,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     for part in (outer, keys):
         classes.check_causal(part)
     classes.check(outer, name, plain=name in PLAIN)
+    classes.check_width(keys, name)
     body = family(keys)
     outside = classes.loaded(outer, body.outside)
     scheme = with_experts(read_scheme(_quantised(keys, outer, quantised)), keys)
@@ -149,13 +151,13 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
 
 
 def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of an Omni model that engines serve as text: its thinker, without the talker beside it."""
+    """Return the part of an Omni model that engines serve as text: its thinker, without the talker."""
     part = config.get("thinker_config")
     if config.get("model_type") not in ("qwen2_5_omni", "qwen3_omni_moe") or not isinstance(part, Mapping):
         return config
     kept = {
         key: config[key]
-        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype")
+        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype", ties.KEY)
         if key in config
     }
     return {**part, **kept}
@@ -168,7 +170,7 @@ def _family(name: str) -> Callable[[Keys], Body]:
 
 
 def _unknown(name: str) -> MisreadError:
-    """The error about a *name* that no family here has."""
+    """Return the error about a *name* that is no known family."""
     if name in UNMODELLED:
         return MisreadError("model_type", f"{shown(name)} is not modelled: {UNMODELLED[name]}")
     encodes = name in ENCODER_DECODERS
@@ -201,14 +203,11 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if not isinstance(chosen, str):
         raise MisreadError("text_config.model_type", "it is missing" if inner is None else f"it is {shown(inner)}")
     chosen = TEXT_OF.get(chosen, chosen) if chosen not in FAMILIES else chosen
-    merged = dict(part)
-    if "tie_word_embeddings" not in merged and "tie_word_embeddings" in config:
-        merged["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return merged, ALIASES.get(chosen, chosen)
+    return {**part, **ties.tie(name, config, part)}, ALIASES.get(chosen, chosen)
 
 
 def _beside(config: Mapping[str, Any]) -> str:
-    """Why a config has no type: some describe what is loaded beside a model, and name that."""
+    """Return why a config has no type: some configs describe a file that is loaded with a model, and name that model."""
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str):
         return "it is missing"

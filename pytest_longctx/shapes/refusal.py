@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class NotUnderstood:
-    """One model's shape is not known; *key* of its config.json is the reason."""
+    """A model whose shape is unknown, because of the *key* of its config.json."""
 
     key: str
     why: str

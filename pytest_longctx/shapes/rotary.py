@@ -1,4 +1,4 @@
-"""The table of rotary embeddings that engines hold beside the weights: as many rows as positions, not sharded."""
+"""The table of rotary embeddings that engines keep in addition to the weights: one row per position, on every device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ WITHOUT = frozenset(
 
 
 def dimension(k: Keys, body: Body, family: str) -> int:
-    """Values in a row of the table of rotary embeddings; 0 where no layer rotates its queries and keys by position."""
+    """Values in a row of the table of rotary embeddings; 0 if no layer rotates its queries and keys by position."""
     if (
         family in WITHOUT
         or k.raw("position_embedding_type") in ("nope", "alibi", "absolute")
@@ -52,7 +52,8 @@ def stretch(k: Keys) -> float:
     """
     Rows of the rotary table for each position: the factor of linear or dynamic scaling, else one.
 
-    Seen of Gemma 3 in vLLM 0.19: 0.5 GiB of 1,048,576 rows for 131,072 positions (``LinearScalingRotaryEmbedding``).
+    Observed for Gemma 3 in vLLM 0.19: 0.5 GiB of 1,048,576 rows for 131,072 positions
+    (``LinearScalingRotaryEmbedding``).
     """
     for key in ("rope_scaling", "rope_parameters"):
         table = k.raw(key)
@@ -83,7 +84,7 @@ def _part(k: Keys) -> float:
 
 
 def is_scaled(config: Mapping[str, Any]) -> bool:
-    """Whether a *config* stretches its rotary embeddings beyond the positions of the training, by any scaling but "default"."""
+    """Whether a *config* extends its rotary embeddings beyond the positions of the training, by any scaling except "default"."""
     text = config.get("text_config")
     parts = (config, text) if isinstance(text, Mapping) else (config,)
     tables = [part[key] for part in parts for key in ("rope_scaling", "rope_parameters") if part.get(key)]

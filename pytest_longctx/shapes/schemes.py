@@ -11,7 +11,7 @@ from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Sc
 
 
 def read_scheme(k: Keys) -> Scheme:
-    """Read the quantisation scheme by which the model's weights are stored."""
+    """Read the quantisation scheme in which the model's weights are stored."""
     q = k.table("quantization_config") or k.table("compression_config")
     if q is None:
         return PLAIN_SCHEME

@@ -64,6 +64,8 @@ def named(k: Keys, layers: int) -> list[str] | None:
 def by_name(k: Keys, names: Sequence[str]) -> list[Spanned]:
     """Attention spans of layers of the kinds *names*."""
     spans: list[Spanned] = []
+    if all(LAYER_TYPES.get(name) == "full" for name in names):
+        k.raw("sliding_window")  # no layer has it
     for name in names:
         if name not in LAYER_TYPES:
             raise k.refuse("layer_types", f"a kind of layer named {shown(name)} is not known")

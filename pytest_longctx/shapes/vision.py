@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.keys import Keys, class_defaults
 from pytest_longctx.shapes.refusal import MisreadError
 
 _GLM4V = ("glm4v", "glm4v_moe", "glm46v")
@@ -54,7 +54,7 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
             continue
-        found = _counted(Keys(table, prefix=f"{key}."), config, text_hidden, key)
+        found = _counted(_whole(table, key, config), config, text_hidden, key)
         if found is None:
             notes.append(f"{key} is not counted")
             total = None
@@ -64,6 +64,18 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         notes.append("there is no vision_config: its tower is not counted")
         total = None
     return total, tuple(notes)
+
+
+def _whole(table: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> Keys:
+    """A tower's *table* with what its class assumes where the file says nothing. Some wholes choose the class themselves."""
+    kind = _TOWER_OF.get(str(config.get("model_type")), table.get("model_type")) if "vision" in key else None
+    if kind not in class_defaults():
+        return Keys(table, prefix=f"{key}.")
+    return Keys({**table, "model_type": kind}, class_defaults()[str(kind)], f"{key}.")
+
+
+_TOWER_OF: Mapping[str, str] = {"gemma4": "gemma4_vision"}
+"""The type of the tower, by that of a whole which looks at no other."""
 
 
 def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> int | None:
@@ -204,6 +216,31 @@ def _side(k: Keys, key: str) -> int | None:
     return k.maybe(key)
 
 
+def _mistral3_join(k: Keys, hidden: int, text_hidden: int) -> int:
+    """Mistral 3: merges patches, then two projections."""
+    side = k.count("spatial_merge_size", default=2)
+    return hidden * side * side * hidden + hidden * text_hidden + text_hidden * text_hidden
+
+
+def _glm4v_old_join(k: Keys, hidden: int, text_hidden: int) -> int:
+    """GLM-4V: a convolution joins four patches, then a gated layer as wide as those of the text."""
+    return 4 * hidden * text_hidden + text_hidden * text_hidden + 3 * text_hidden * k.count("ffn_hidden_size")
+
+
+def _minimax_join(k: Keys, hidden: int, text_hidden: int) -> int:
+    """MiniMax M3: projections of each patch, then of four together."""
+    width = k.count("projector_hidden_size", default=text_hidden)
+    return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
+
+
+_JOINS_OF_WHOLE: Mapping[str, Callable[[Keys, int, int], int]] = {
+    "mistral3": _mistral3_join,
+    "chatglm": _glm4v_old_join,
+    "minimax_m3_vl": _minimax_join,
+}
+"""Parameters of the projections whose sizes are in the whole config, by its type, from the widths of tower and text."""
+
+
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     """The projections of those types whose sizes are in the whole config; 0 of others."""
     if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
@@ -213,9 +250,8 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
         outer in ("llava", "llava_next", "llava_next_video") and isinstance(layers, list) and layers
     ):  # reads several layers side by side
         return (hidden * len(layers) + text_hidden) * text_hidden
-    if outer == "minimax_m3_vl":  # of each patch, then of four together
-        width = k.count("projector_hidden_size", default=text_hidden)
-        return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
+    if join := _JOINS_OF_WHOLE.get(str(outer)):
+        return join(k, hidden, text_hidden)
     if outer not in ("lfm2_vl", "cohere2_vision", "aya_vision"):
         return 0
     side = k.count("downsample_factor", default=2)
@@ -239,7 +275,15 @@ def _qwen2_join(k: Keys, merged: int, text_hidden: int) -> int:
     return merged * (merged + (k.maybe("hidden_size") or text_hidden))
 
 
+def _llama4_join(k: Keys, _: int, text_hidden: int) -> int:
+    """Llama 4: patches shuffled into channels, two layers, and a projection."""
+    behind, out = k.count("projector_output_dim", default=4096), k.count("vision_output_dim", default=7680)
+    shuffled = k.count("intermediate_size")
+    return shuffled * k.count("projector_input_dim", default=4096) + behind * behind + out * text_hidden
+
+
 _JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
+    "llama4": _llama4_join,
     **dict.fromkeys((*_GLM4V, "glm5_next"), _glm_join),
     **dict.fromkeys(("ernie4_5_vl_moe", "ernie4_5_moe_vl"), _ernie_join),
     "qwen2_vl": _qwen2_join,
@@ -260,8 +304,6 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     if out:
         deep = k.sequence("deepstack_visual_indexes") or ()
         return (1 + len(deep)) * merged * (merged + out)
-    if outer == "mistral3":
-        return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
     if outer in ("llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "internvl_chat"):
         return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
     return merged * (merged + text_hidden) if outer in ("kimi_k25", "kimi_vl") else hidden * text_hidden

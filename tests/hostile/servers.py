@@ -54,6 +54,11 @@ def head(status: int = 200, kind: str = "application/json", *more: str) -> bytes
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
 
 
+def chunk(text: bytes, size: int | None = None) -> bytes:
+    """A chunk of an answer in chunks, which may lie about its *size*."""
+    return b"%x\r\n" % (len(text) if size is None else size) + text + b"\r\n"
+
+
 def events(*data: Any, done: bool = True) -> bytes:
     """Events of a stream, and its closing event."""
     lines = [each if isinstance(each, str) else json.dumps(each) for each in (*data, *(["[DONE]"] if done else []))]
@@ -189,6 +194,17 @@ STREAM_ATTACKS: Mapping[str, tuple[Answer, str]] = {
     "odd-counts": (
         just(stream(events(CHUNK, {"choices": [], "usage": {"prompt_tokens": -3, "completion_tokens": True}}))),
         "complete",
+    ),
+    # vLLM ends the requests that are running in this way when its engine is asked to end
+    "aborted": (
+        just(stream(events({"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}, USAGE))),
+        "server error",
+    ),
+    "ended-without-a-token": (
+        just(
+            stream(events({"choices": [], "usage": {"prompt_tokens": 32, "completion_tokens": 0, "total_tokens": 32}}))
+        ),
+        "server error",
     ),
     # over a limit
     "endless-line": (_then(stream(b"data: "), lambda: endless(b"x" * 65536)), "malformed"),

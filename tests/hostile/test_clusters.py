@@ -18,6 +18,7 @@ from tests.hostile.servers import (
     PAGE_ATTACKS,
     Answer,
     Hostile,
+    chunk,
     elapsed,
     endless,
     head,
@@ -46,10 +47,6 @@ def pod(**state: Any) -> dict[str, Any]:
     bound = {"type": "PodScheduled", "status": "True"}
     status = {"phase": "Failed", "conditions": [bound], "containerStatuses": [box]}
     return {"metadata": {"name": "p", "labels": LABELS}, "spec": {"nodeName": "n"}, "status": status}
-
-
-def chunk(text: bytes, size: int | None = None) -> bytes:
-    return b"%x\r\n" % (len(text) if size is None else size) + text + b"\r\n"
 
 
 CHUNKED = head(200, "text/plain", "Transfer-Encoding: chunked")
@@ -108,8 +105,8 @@ def _labelled(piece: bytes, run: str) -> bytes:
 def quick(monkeypatch):
     pytest.importorskip("kubernetes")
     monkeypatch.setattr(kubernetes, "CleanupProcess", NoCleanupProcess)
-    monkeypatch.setattr(object_cleanup, "_WHOLE_S", 1.5)
-    for name, seconds in (("_LOOK_S", 0.05), ("_LOST_S", 1.0), ("_SETTLE_S", 1.0)):
+    monkeypatch.setattr(object_cleanup, "_WHOLE_S", 1.0)
+    for name, seconds in (("_LOOK_S", 0.05), ("_LOST_S", 0.5), ("_SETTLE_S", 0.5), ("_LAST_LINES_S", 0.2)):
         monkeypatch.setattr(pods, name, seconds)
     monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
     yield
@@ -154,7 +151,7 @@ def test_the_end_of_an_honest_pod_is_told(tmp_path, monkeypatch):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("page", "name"), cases("pods", "version", "make", "list", "events", "log"))
 def test_any_answer_of_a_cluster_is_one_message(page, name, tmp_path, monkeypatch):
-    said, _ = launched(tmp_path, monkeypatch, {page: PAGE_ATTACKS[name]}, boot_s=1.5)
+    said, _ = launched(tmp_path, monkeypatch, {page: PAGE_ATTACKS[name]}, boot_s=0.8)
     assert "Traceback" not in said
     assert len(said) < 3000
     assert all(line.lstrip()[:2] not in ("::", "##") for line in shown(said).splitlines())
@@ -176,7 +173,7 @@ ROWS = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ROWS)
 def test_any_list_of_pods_is_one_message(name, tmp_path, monkeypatch):
-    said, _ = launched(tmp_path, monkeypatch, {"pods": ROWS[name]}, boot_s=4.0)
+    said, _ = launched(tmp_path, monkeypatch, {"pods": ROWS[name]}, boot_s=2.0)
     assert "Traceback" not in said
     assert len(said) < 3000
 
@@ -206,7 +203,7 @@ LOGS: Mapping[str, Answer] = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", LOGS)
 def test_any_log_of_a_pod_ends_and_is_kept_to_a_limit(name, tmp_path, monkeypatch):
-    said, _ = launched(tmp_path, monkeypatch, {"log": LOGS[name]}, boot_s=4.0)
+    said, _ = launched(tmp_path, monkeypatch, {"log": LOGS[name]}, boot_s=3.0)
     assert "Traceback" not in said
     (log,) = tmp_path.glob("*.log")
     assert log.stat().st_size < 9 * MIB
@@ -218,7 +215,7 @@ def test_no_token_follows_a_redirect(page, tmp_path, monkeypatch):
     other = Hostile()
     with listening(other) as elsewhere:
         away = just(whole(b"", 302, "text/plain", f"Location: {elsewhere.replace('127.0.0.1', 'localhost')}/x"))
-        launched(tmp_path, monkeypatch, {"pods": running, page: away}, boot_s=2.0)
+        launched(tmp_path, monkeypatch, {"pods": running, page: away}, boot_s=1.5)
     assert other.heads == []
 
 

@@ -21,12 +21,15 @@ from tests.hostile.servers import (
     PAGE_ATTACKS,
     Answer,
     Hostile,
+    chunk,
+    drip,
     elapsed,
     endless,
     head,
     just,
     listening,
     peak_mib,
+    silent,
     whole,
 )
 from tests.unit import factories
@@ -88,7 +91,7 @@ class Engine(Hostile):
         if path.endswith("/containers/json"):
             return "list"
         if "/images/" in path:
-            return "image"
+            return "pull" if method == "POST" else "image"
         word = path.rpartition("/")[2]
         if word == "json" and method == "GET":
             return "inspect"
@@ -123,9 +126,9 @@ class NoCleanupProcess:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(docker, "CleanupProcess", NoCleanupProcess)
-    monkeypatch.setattr(docker, "WHOLE_S", 2.0)
-    monkeypatch.setattr(container_cleanup, "_WHOLE_S", 1.0)
-    monkeypatch.setattr(container, "_SETTLE_S", 1.0)
+    monkeypatch.setattr(docker, "WHOLE_S", 1.0)
+    monkeypatch.setattr(container_cleanup, "_WHOLE_S", 0.6)
+    monkeypatch.setattr(container, "_SETTLE_S", 0.5)
     monkeypatch.setattr(container, "_OUTLAST_S", 0.1)
     monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
     monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
@@ -133,7 +136,7 @@ def quick(monkeypatch):
     gc.collect()
 
 
-def launched(tmp_path, attacks: Mapping[str, Answer], boot_s: float = 8.0) -> tuple[str, Engine]:
+def launched(tmp_path, attacks: Mapping[str, Answer], boot_s: float = 8.0, **more: Any) -> tuple[str, Engine]:
     """What the launcher says of an engine with *attacks*, and what the engine was asked."""
     mind, grown_mib = Engine(attacks), peak_mib()
     one = factories.deployment(
@@ -142,6 +145,7 @@ def launched(tmp_path, attacks: Mapping[str, Answer], boot_s: float = 8.0) -> tu
         hardware="cpu",
         model={"name": "m", "weights": "unknown"},
         timeouts={"boot_s": boot_s},
+        **more,
     )
     with tempfile.TemporaryDirectory(dir="/tmp") as short, listening(mind, Path(short) / "s") as where:
         took_s = elapsed()
@@ -161,10 +165,63 @@ def test_the_end_of_an_honest_container_is_told(tmp_path):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("page", "name"), cases("image", "version", "list", "create", "inspect", "start"))
 def test_any_answer_of_an_engine_is_one_message(page, name, tmp_path):
-    said, _ = launched(tmp_path, {page: PAGE_ATTACKS[name]}, boot_s=1.5)
+    said, _ = launched(tmp_path, {page: PAGE_ATTACKS[name]}, boot_s=0.8)
     assert "Traceback" not in said
     assert len(said) < 3000
     assert all(line.lstrip()[:2] not in ("::", "##") for line in said.splitlines())
+
+
+CHUNKED = head(200, "application/json", "Transfer-Encoding: chunked")
+
+
+def _status(text: str) -> bytes:
+    return chunk(json.dumps({"status": text, "id": "a3ed95caeb02"}).encode() + b"\r\n")
+
+
+def _pull(*pieces: bytes, after: Answer = lambda: iter(())) -> Answer:
+    def answer() -> Iterator[bytes]:
+        yield CHUNKED
+        yield from pieces
+        yield from after()
+
+    return answer
+
+
+PULLS: Mapping[str, tuple[Answer, str]] = {
+    "says nothing": (silent, "the last that the engine said: waiting for the registry"),
+    "stalls in a layer": (
+        _pull(_status("Downloading"), after=silent),
+        "the last that the engine said: Downloading a3ed95caeb02",
+    ),
+    "one byte at a time": (_pull(after=lambda: drip(_status("Waiting") * 9)), "was not pulled within 1"),
+    "without end": (
+        _pull(after=lambda: endless(_status("Retrying") * 50)),
+        "the last that the engine said: Retrying a3ed95caeb02",
+    ),
+    "one event without end": (_pull(after=lambda: endless(chunk(b"x" * 65536))), "more than 1 MiB"),
+    "a chunk of four gigabytes": (_pull(b"ffffffff\r\n", after=lambda: endless(b"x" * MIB)), "more than 1 MiB"),
+    "no chunks": (lambda: (head() + piece for piece in endless(b"x" * MIB)), "in one piece, and not event by event"),
+    "an error": (_pull(chunk(b'{"error": "::error::toomanyrequests"}\n'), chunk(b"")), "could not be pulled: "),
+    "an error in its status": (just(whole({"message": "denied"}, 403)), "x:1 could not be pulled: denied"),
+    "no events": (_pull(chunk(b"[1]\n"), chunk(b"")), "does not answer as a Docker engine does"),
+    "no JSON": (_pull(chunk(b"hello\n"), chunk(b"")), "does not answer as a Docker engine does"),
+    "nothing": (_pull(chunk(b"")), "the image x:1 is not on this machine"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", PULLS)
+def test_a_pull_has_an_end_and_says_what_to_do(name, tmp_path):
+    attack, message = PULLS[name]
+    absent = just(whole({"message": "No such image: x:1"}, 404))
+    said, mind = launched(tmp_path, {"image": absent, "pull": attack}, docker={"pull": "missing", "pull_s": 1.0})
+    assert any(each.startswith("POST /v1.41/images/create?") for each in mind.asked), mind.asked
+    assert message in said
+    assert "Traceback" not in said
+    if "was not pulled" in said:
+        assert "x:1 was not pulled within 1" in said
+        assert "docker pull x:1 before the run" in said
+        assert "pull_s" in said
 
 
 LOGS: Mapping[str, Answer] = {

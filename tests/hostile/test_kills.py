@@ -60,6 +60,24 @@ def test_nothing_is_left_whatever_happens_to_the_supervisor(tmp_path, how, monke
 
 
 @pytest.mark.timeout(120)
+def test_what_a_signal_from_outside_did_to_a_worker_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE_S", 1.0)
+    word = f"kills-{os.getpid()}-outside"
+    with started(tmp_path, word) as process:
+        worker = max(alive(word))
+        assert process.halted() == ()
+        os.kill(worker, signal.SIGSTOP)
+        assert wait_until(process.halted, 20)[0].startswith(f"process {worker} (")
+        time.sleep(1.5)  # the supervisor looks for new processes every second
+        os.kill(worker, signal.SIGKILL)
+        (end,) = wait_until(process.ends, 20)
+        assert (end.pid, end.number) == (worker, signal.SIGKILL)
+        assert process.evidence(None).process_ends == (end,)
+        assert process.exit_code() is None
+    assert alive(word) == []
+
+
+@pytest.mark.timeout(120)
 def test_the_next_run_ends_what_a_killed_run_and_its_killed_supervisor_left(tmp_path):
     word = f"kills-{os.getpid()}-both"
     with subprocess.Popen(

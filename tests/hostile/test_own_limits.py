@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.hostile.servers import Hostile, listening
+from tests.hostile.servers import Hostile, just, listening, whole
 
 SCRIPT = """
 import os, resource, sys, tempfile
@@ -42,7 +42,9 @@ except LaunchError as problem:
     ("what", "spare"), [("request", 0), ("request", 1), ("request", 2), ("request", 3), ("boot", 0), ("boot", 1)]
 )
 def test_no_descriptors_left_is_an_error_at_once_and_no_word_about_the_server(what, spare):
-    with listening(Hostile()) as url:
+    with listening(
+        Hostile({"metrics": just(whole(b"", 404))})
+    ) as url:  # for counters that stand still, the client waits
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", SCRIPT, what, url, str(spare)],
             capture_output=True,

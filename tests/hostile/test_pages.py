@@ -55,7 +55,7 @@ def printable(text):
 @pytest.mark.parametrize(("page", "name"), REFUSED, ids=lambda value: value)
 def test_a_page_that_is_needed_ends_the_boot_with_an_error_that_names_it(page, name, tmp_path):
     with pytest.raises(LongctxError) as raised:
-        booted(page, name, tmp_path, 1.0)
+        booted(page, name, tmp_path, 0.7)
     said = str(raised.value)
     assert "Traceback" not in said
     assert printable(said)

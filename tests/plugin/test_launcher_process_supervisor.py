@@ -1,6 +1,7 @@
 """No server survives the end of pytest, whatever ends it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_longctx.backends import Recipe
+from pytest_longctx.processes import Process, environment
 from pytest_longctx.processes.progress import wait_until
 
 DEPLOYMENT = """
@@ -90,6 +93,7 @@ def test_descendants_go_with_the_server(tmp_path, then):
         "-I",
         _supervisor.__file__,
         str(end),
+        "2",
         "1",
         sys.executable,
         "-c",
@@ -129,7 +133,7 @@ def test_the_exit_code_of_a_command_that_ends_at_once_is_not_lost():
 
     end, hold = os.pipe()
     ends = [sys.executable, "-c", "exit(7)"]
-    command = [sys.executable, "-c", ENDS_AT_ONCE, _supervisor.__file__, str(end), "1", *ends]
+    command = [sys.executable, "-c", ENDS_AT_ONCE, _supervisor.__file__, str(end), "2", "1", *ends]
     try:
         assert subprocess.run(command, pass_fds=(end,), timeout=30, check=False).returncode == 7
     finally:
@@ -142,10 +146,71 @@ def test_a_signal_that_ended_the_server_is_in_the_exit_code():
 
     end, hold = os.pipe()
     die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    command = [sys.executable, "-I", _supervisor.__file__, str(end), "1", sys.executable, "-c", die]
+    command = [sys.executable, "-I", _supervisor.__file__, str(end), "2", "1", sys.executable, "-c", die]
     assert subprocess.run(command, pass_fds=(end,), check=False).returncode == 128 + signal.SIGKILL
     os.close(end)
     os.close(hold)
+
+
+LOSES = """
+import os, signal, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+time.sleep(2.5)  # a worker that a supervisor has not seen yet is collected with its parent
+{then}
+"""
+COLLECTS = "os.kill(worker.pid, signal.{how}); time.sleep(0.5); worker.wait(); time.sleep(60)"
+LEAVES = """
+os.kill(worker.pid, signal.{how})
+while ") Z" not in open(f"/proc/{{worker.pid}}/stat").read(): time.sleep(0.01)
+os._exit(0)
+"""
+
+
+AT_ONCE = "os.kill(worker.pid, signal.{how}); worker.wait(); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        COLLECTS,
+        LEAVES,
+        pytest.param(
+            AT_ONCE,
+            marks=pytest.mark.skipif(
+                tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 15),
+                reason="Linux tells the end of a collected process since 6.15",
+            ),
+        ),
+    ],
+    ids=["the parent goes on", "the parent ends", "the parent collects it at once"],
+)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV], ids=lambda how: how.name)
+def test_the_signal_that_ended_a_worker_is_seen(tmp_path, then, how):
+    """An engine rarely logs how its worker ended."""
+    argv = (sys.executable, "-c", LOSES.format(then=then.format(how=how.name)))
+    recipe = Recipe(name="t", argv=argv, env={}, port=0, model="m", boot_s=1.0)
+    process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
+    try:
+        assert until(process.ends)
+        if then == LEAVES:
+            assert until(lambda: process.exit_code() is not None)
+        (end,) = process.evidence(process.exit_code()).process_ends
+        assert end.number == how
+        assert str(end).endswith(f"was ended by {how.name}")
+    finally:
+        process.stop()
+    assert process.ends() == (end,), "what the supervisor ends itself is not noted"
+
+
+def test_a_worker_that_ends_by_itself_is_not_noted(tmp_path):
+    argv = (sys.executable, "-c", LOSES.format(then="worker.terminate(); worker.wait(); subprocess.run(['true'])"))
+    recipe = Recipe(name="t", argv=argv, env={}, port=0, model="m", boot_s=1.0)
+    process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
+    try:
+        assert until(lambda: process.exit_code() is not None)
+    finally:
+        process.stop()
+    assert all(end.number == signal.SIGTERM for end in process.ends())
 
 
 def test_ctrl_c_ends_a_request_that_nobody_answers(tmp_path):

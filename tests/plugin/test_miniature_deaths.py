@@ -6,6 +6,8 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.exchange import Usage
 from pytest_longctx.client.server import Server
 from pytest_longctx.diagnosis.diagnose import Evidence
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd
+from pytest_longctx.errors import LaunchError
 from pytest_longctx.findings.scope import Conditions
 from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.miniatures.death_faults import _ENGINE_DEAD
@@ -42,11 +44,6 @@ SAID = {
     "runs-out-under-a-request": (
         "outcome: runs out of memory, wanted serves; recovered: 0, wanted exactly 1",
         OUT_OF_MEMORY,
-        "the server has not recovered",
-    ),
-    "is-killed-under-a-request": (
-        "outcome: dies, wanted serves; recovered: 0, wanted exactly 1",
-        "signal 9 ended the process, as the kernel does when the host runs out of memory; ",
         "the server has not recovered",
     ),
 }
@@ -103,7 +100,6 @@ exactly = 139.8
 SEEN_INSTEAD = {
     "runs-out-under-a-request": "",
     "honest": "outcome: serves, wanted runs out of memory (the finding has changed: it is served instead of gpu-out-of-memory)",
-    "is-killed-under-a-request": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, ",
     "wedges": "outcome: hangs, wanted runs out of memory (the finding has changed: a timeout instead of gpu-out-of-memory)",
     "engine-dies": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, dead-engine instead of",
 }
@@ -129,6 +125,14 @@ INFO:     127.0.0.1:60316 - "POST /v1/completions HTTP/1.1" 200 OK
 (APIServer pid=1361) ERROR 11-21 12:34:39 [async_llm.py:906] AsyncLLM output_handler failed.
 (APIServer pid=1361) ERROR 11-21 12:34:39 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.
 """
+ASKED_TO_END = """\
+INFO:     Application startup complete.
+INFO:     127.0.0.1:47624 - "POST /v1/completions HTTP/1.1" 200 OK
+(APIServer pid=10933) INFO 11-30 11:27:38 [launcher.py:254] [shutdown] API server: shutdown triggered
+(APIServer pid=10933) INFO 11-30 11:27:38 [utils.py:628] [shutdown] Process manager: send sigterm to process EngineCore
+INFO:     Shutting down
+INFO:     Waiting for connections to close. (CTRL+C to force quit)
+"""
 WORKER_LOST = """\
 INFO:     Application startup complete.
 (EngineCore pid=24318) ERROR 11-21 12:48:52 [multiproc_executor.py:315] Worker proc VllmWorker-0 died unexpectedly (exit code: None), shutting down executor.
@@ -145,8 +149,10 @@ INFO:     Application startup complete.
 """
 VICTIM = "kernel log: Out of memory: Killed process 7 (VLLM::EngineCore), anon-rss:82837504kB"
 DIED = factories.exchange(ending="server error", arrivals_s=(), usage=Usage(), detail="no more", health=503)
+LOST = ProcessEnd(1493, "VLLM::EngineCor", 9)
 ENDED = [
     (ENGINE_LOST, Evidence(0, memory_kills=()), "dies", "unknown", "worker-died", "request"),
+    (ENGINE_LOST, Evidence(0, process_ends=(LOST,)), "dies", "unknown", "worker-died", "request"),
     (ENGINE_LOST, Evidence(0, memory_kills=(VICTIM,), killed_gib=79.0), "dies", "host-oom", "worker-died", "request"),
     (WORKER_LOST, Evidence(0, memory_kills=()), "dies", "unknown", "worker-died", "request"),
     (FP8, Evidence(0), "asserts", "fp8-assertion", "fp8-query-assertion", "first forward"),
@@ -177,6 +183,25 @@ def test_a_death_under_a_request_is_joined_with_the_log(tmp_path, text, end, out
     assert seen.said.endswith("no more")
     assert seen.metrics.get("killed_gib") == (end and end.killed_gib)
     assert (waited[0] > 0) is bool(text)  # there is no wait for a server that answers and has an empty log
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("", Evidence(137, memory_kills=())),
+        ("", Evidence(143)),
+        (ENGINE_LOST, Evidence(0, memory_kills=(), process_ends=(LOST,))),
+        (ASKED_TO_END, Evidence(0)),
+        (ASKED_TO_END, None),
+    ],
+    ids=["SIGKILL", "SIGTERM", "SIGKILL of the engine's core", "in order", "in order, and not over yet"],
+)
+def test_a_stop_from_outside_is_no_evidence_about_the_server(tmp_path, text, end):
+    with pytest.raises(LaunchError, match="was stopped while it worked, so nothing is judged") as raised:
+        borne_out(tmp_path, text or "INFO:     Application startup complete.\n", ended=lambda _: end)
+    how = "ended by SIGTERM" if end and end.exit_code == 143 else "ended by SIGKILL"
+    assert ("shut down in order" if text == ASKED_TO_END else f"{how}, from outside") in str(raised.value)
+    assert f"log      {tmp_path / 'server.log'}" in str(raised.value)
 
 
 def test_what_is_quoted_of_the_log_is_masked(tmp_path):

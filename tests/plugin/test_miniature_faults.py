@@ -48,7 +48,6 @@ CAUGHT = {
         [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: dies, wanted serves"
     ),
     "runs-out-under-a-request": dict.fromkeys(ALL, "outcome: runs out of memory"),
-    "is-killed-under-a-request": dict.fromkeys(ALL, "outcome: dies"),
     "resets-connection": dict.fromkeys(ALL, "outcome: disconnects"),
     "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0031", "LC-0050"], "outcome: refuses, wanted serves")
     | {"LC-0023": "claim_shortfall_tokens"},
@@ -67,8 +66,6 @@ CAUGHT = {
     "overcommits": dict.fromkeys(ALL, "outcome: overcommits"),
     "runs-out-of-memory": dict.fromkeys(ALL, "outcome: runs out of memory"),
     "dies-hanging": dict.fromkeys(ALL, "outcome: runs out of memory"),
-    "loses-worker": dict.fromkeys(ALL, "outcome: dies"),
-    "is-killed": dict.fromkeys(ALL, "outcome: dies"),
     "cries-wolf": {},
     "crawls-at-boot": dict.fromkeys(
         ALL, "too slow here: not ready within 4.00 s, and the log (Loading checkpoint shards: "
@@ -83,13 +80,19 @@ SET_UP = {
     "loses-its-route": "answered HTTP 404",
 }
 """Faults for which no finding is judged, because the request could not be sent."""
+STOPPED = {
+    "is-killed": "did not become ready",
+    "loses-worker": "died unexpectedly (exit code: -9)",
+    "is-killed-under-a-request": "was stopped while it worked, so nothing is judged",
+}
+"""Faults of the machine: SIGKILL from outside, which the kernel did not send for memory. No finding is judged."""
 OF_DRIFT = {"scored-answers", "depends-on-company", "coarse-cache", "garbled-cache"}
 """Faults of predictions, which no law sees; ``test_fixture_drift`` plants them."""
 
 
 def test_every_fault_has_its_check():
     """A miniature without an expected check would prove nothing."""
-    assert CAUGHT.keys() | SET_UP.keys() | OF_DRIFT == FAULTS.keys()
+    assert CAUGHT.keys() | SET_UP.keys() | STOPPED.keys() | OF_DRIFT == FAULTS.keys()
     assert not CAUGHT.keys() & SET_UP.keys()
 
 
@@ -124,6 +127,24 @@ def test_a_server_that_cannot_be_asked_is_an_error_of_the_set_up(run, faulty, fa
     }
     assert SET_UP[fault] in done.text
     assert "the request did not reach an engine" in done.text
+    assert "Traceback" not in done.text
+    assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
+    assert done.outcome.ret == 1
+
+
+@pytest.mark.parametrize("fault", STOPPED)
+def test_a_server_that_is_killed_from_outside_is_an_error_of_the_machine(run, faulty, fault):
+    """No finding is broken and none holds, not even one that expects a failed boot."""
+    done = run("--backend=miniature", faulty(fault), "-k", "LC-0001 or LC-0050")
+    counted = done.outcome.parseoutcomes()
+    assert {name: counted.get(name, 0) for name in ("passed", "failed", "errors")} == {
+        "passed": 0,
+        "failed": 0,
+        "errors": 2,
+    }
+    assert STOPPED[fault] in done.text
+    assert "was ended by SIGKILL, from outside" in done.text
+    assert "the kernel counted no out-of-memory kill" in done.text
     assert "Traceback" not in done.text
     assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
     assert done.outcome.ret == 1
@@ -169,8 +190,6 @@ SEEN_INSTEAD = {
     "dies-hanging": "allocation_gib: 2.22 GiB, wanted exactly 4 GiB",
     "honest": "outcome: serves, wanted runs out of memory (the finding has changed: a clean start instead of",
     "hangs-at-boot": "outcome: hangs, wanted runs out of memory (the finding has changed: a timeout instead of",
-    "loses-worker": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, worker-died instead of",
-    "is-killed": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, unknown instead of",
     "exits-at-boot": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, unknown instead of",
 }
 
@@ -197,15 +216,6 @@ def test_a_fatal_line_ends_the_wait_for_a_server_that_hangs(run, faulty):
     )
     assert "allocation_gib 2.22 GiB" in done.text
     assert "the time was up" not in done.text
-
-
-def test_a_killed_worker_is_explained_by_what_is_known(run, faulty):
-    done = run("--backend=miniature", faulty("loses-worker"), "-k", "MN-0001")
-    (boot,) = done.results.boots
-    assert (boot["outcome"], boot["signature"]) == ("dies", "worker-died")
-    assert boot["class"] in ("unknown", "host-oom")  # the latter if another process ran out of memory meanwhile
-    assert "SIGKILL" in boot["said"] or "out-of-memory killer" in boot["said"]
-    assert "died unexpectedly (exit code: -9)" in done.text
 
 
 def test_a_refusal_is_read(run, faulty):

@@ -251,6 +251,7 @@ def test_more_context_than_positions_is_refused(planned):
     assert refused.verdict.startswith("refuses: max_model_len 131,072 is above the 40,960 positions")
     scaled = {
         **config,
+        "max_position_embeddings": 131_072,
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768},
     }
     assert planned(scaled, Vllm(), max_model_len=131_072, flags=flags).prediction.outcome == "serves"

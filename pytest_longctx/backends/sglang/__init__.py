@@ -28,7 +28,7 @@ UNREAD_FRACTION = 0.06
 """Largest deviation of another version's default: 0.88 of 0.4.1 on an H100, and 0.83 by the rules of 0.5.6."""
 
 _MULTIMODAL_FRACTION = 0.85
-"""SGLang's defaults for Llama 4, the only multimodal model whose memory is known here."""
+"""SGLang's default fraction for Llama 4, the only multimodal model whose memory is known here."""
 _TENSOR_PARALLEL = ("tp", "tp-size", "tensor-parallel-size")
 _UNMODELLED = frozenset(
     """dp dp-size data-parallel-size enable-dp-attention ep ep-size expert-parallel-size speculative-algorithm cpu-offload-gb
@@ -250,7 +250,7 @@ def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Predi
 
 _WHY = {
     True: "what communication takes of a device differs by that much",
-    False: "this version's default of --mem-fraction-static is not known; name one",
+    False: "the default of --mem-fraction-static in this version is not known; give a value",
 }
 
 

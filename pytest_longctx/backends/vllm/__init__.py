@@ -122,8 +122,9 @@ class Vllm(Backend):
 
 def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
     """
-    Whether layers with a window keep only their window (hybrid KV-cache manager). Only chunked attention turns it off
-    by default.
+    Whether layers with a window keep only their window (hybrid KV-cache manager).
+
+    In *old* versions, chunked attention turns the manager off by default; no other kind of layer does.
     """
     allowed = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
     return (allowed or not shape.chunked) and not deployment.flags.get("disable-hybrid-kv-cache-manager", False)

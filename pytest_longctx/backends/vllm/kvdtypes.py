@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class ValueSize:
-    """Bytes of one head's vector: a number per value, and a number per vector."""
+    """Size of one head's vector: `value_bytes` for each value, and `scale_bytes` for the vector."""
 
     value_bytes: float
     scale_bytes: int = 0
@@ -65,7 +65,7 @@ def of_latents(dtype: str, model_bytes: int, *, packs_fp8: bool) -> ValueSize | 
     """
     Bytes of MLA latents for ``--kv-cache-dtype`` *dtype*; None if unknown.
 
-    *packs_fp8*: FP8 means ``fp8_ds_mla``, which the sparse kernels of Hopper need.
+    *packs_fp8*: whether FP8 means ``fp8_ds_mla``, which the sparse kernels of Hopper need.
     """
     if dtype in _FP8:
         return PACKED_FP8_LATENT if packs_fp8 else PLAIN[1]

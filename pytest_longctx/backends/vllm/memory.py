@@ -25,7 +25,7 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 MEASURED_FROM_BYTES = 120 * GiB
-"""Least memory of the devices on which `OUTSIDE_BYTES` was measured: H200s of 139.8 GiB."""
+"""`OUTSIDE_BYTES` applies to devices of at least this size: it was measured on H200s of 139.8 GiB."""
 
 SAMPLER_LOGITS_BYTES = 4
 """Bytes per logit. The sampler works on FP32 copies."""
@@ -65,17 +65,18 @@ def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, 
 
 NEW_GROUP_RATIO = 1.5
 """
-A kind of layer is divided into groups if its number is larger by this ratio: 0.25 and later
-(``_get_kv_cache_groups_uniform_page_size``).
+Ratio of the largest layer count to the smallest from which groups have the smallest count: 0.25 and later.
+
+See `Pool.group_layers`; source: ``_get_kv_cache_groups_uniform_page_size``.
 """
 
 
 def group_ratio(version: str | None) -> float:
     """
-    The ratio of layer counts above which the oldest engine of a range divides a kind of layer into groups.
+    `NEW_GROUP_RATIO` of the oldest engine in a range of versions.
 
-    0.11 always takes the smallest count, 0.12 allows a quarter more. The sources of 0.13 to 0.24 were not read; 1.5 is
-    assumed for them.
+    Groups of 0.11 always have the smallest layer count; 0.12 allows a quarter more. The sources of 0.13 to 0.24 were not
+    read; 1.5 is assumed for them.
 
     >>> group_ratio("==0.11.0"), group_ratio("==0.12.0"), group_ratio(">=0.25"), group_ratio(None)
     (1.0, 1.25, 1.5, 1.5)
@@ -104,7 +105,7 @@ class Pool:
     layout: Layout | None = None
     """Layout of the pages; None: by the fields above."""
     draft: Draft = NO_DRAFT
-    """The draft model; None without one."""
+    """Weights and caches of the draft model; `NO_DRAFT` without speculative decoding."""
 
     @cached_property
     def grouping(self) -> Grouping:

@@ -27,7 +27,9 @@ SORTING_BYTES = 38
 """Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b."""
 LEAN_BYTES = {1: 14, 2: 14, 4: 16}
 """
-Bytes per logit since then, by bytes of the model's values: its own, an FP32 copy, probabilities, the random noise.
+Bytes per logit since `LEAN_SAMPLER`, by the bytes of one value of the model.
+
+They are the logit itself, an FP32 copy, its probability, and the random noise for sampling.
 """
 FILTER_ROWS = 132
 """Rows of FP32 logits that the filter keeps: one per multiprocessor (132 on an H100 or H200)."""
@@ -60,7 +62,7 @@ Since this version, the estimated size of the graphs is subtracted from the pool
 The setting is ``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``. Its message names 0.21, and public logs of 0.20.0 have it.
 """
 GRAPHS_USUAL = 51
-"""Number of graph sizes in those boots."""
+"""Number of graph sizes in the boots whose estimates `GRAPH_BYTES_PER_LAYER` summarises."""
 GRAPH_BYTES_PER_LAYER = (0.014 * GiB, 0.024 * GiB, 0.055 * GiB)
 """
 Least, usual and most of the estimates for `GRAPHS_USUAL` graphs on Hopper: 0.49 to 1.92 GiB over 16 to 80 layers.
@@ -95,7 +97,7 @@ class Trial:
     graphs: int = GRAPHS_USUAL
     """Number of sizes of CUDA graphs."""
     flashinfer: bool = False
-    """Whether FlashInfer is installed, in versions that then use it to sample."""
+    """Whether FlashInfer is installed. Versions before `FLASHINFER_SAMPLES` then use it to sample."""
     second_runner: bool | None = False
     """Whether the model runner is the second one, which samples from the model's own logits; None if unknown."""
     hopper: bool | None = True
@@ -208,8 +210,9 @@ def _latent_attention(shape: Shape, trial: Trial) -> float:
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
     """
-    Bytes per logit in the sampler's trial run for each possible model runner. The usual runner,
-    which takes fewer bytes, comes first.
+    Bytes per logit in the sampler's trial run for each possible model runner.
+
+    The usual runner, which takes fewer bytes, comes first.
     """
     if trial.sorts:
         return (SORTING_BYTES,)
@@ -233,8 +236,8 @@ def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
     """
     Bytes of the two buffers of fused experts, which stay allocated after vLLM's trial run.
 
-    One holds an expert's product or its output. The other holds both projections or the output. Each has them for every
-    expert of every token (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
+    For every chosen expert of every token, one buffer has the larger of the product and the output, the other the larger
+    of both projections together and the output (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
     """
     largest = 0.0
     for tensor in _matrices(model):
@@ -266,7 +269,7 @@ def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float
 
 
 MXFP4_BITS = 4.25
-"""Bytes of one value, with its share of an 8-bit scale for 32 values."""
+"""Bits of one value, with its share of an 8-bit scale for 32 values."""
 
 
 def _up(number: float, multiple: int) -> int:
@@ -287,7 +290,7 @@ def not_torch_bytes(trial: Trial) -> Range:
     """
     Growth of memory outside PyTorch on one device: libraries, communication.
 
-    Before 0.11, whose sources were not read, up to `UNREAD_BYTES` more.
+    Versions before 0.11, whose sources were not read, may use up to `UNREAD_BYTES` more.
 
     Logged: on one device 0.13 GiB up to 0.17, and 0.24 to 0.27 since (0.46 of one family). On two and more 0.55 up to
     0.16 and without compilation, and 2.06 to 2.21 since (an all-reduce fused with a norm), 0.07 in a pipeline.

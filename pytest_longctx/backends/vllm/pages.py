@@ -41,7 +41,7 @@ class Layout:
     checkpoints: frozenset[str] = frozenset({"mamba2"})
     """Kinds of state with a block for a checkpoint."""
     group_ratio: float = 1.5
-    """Ratio of layer counts above which a kind of layer is divided into groups."""
+    """Ratio of the largest layer count to the smallest from which groups have the smallest count."""
     drafted: int = 0
     """Number of tokens drafted at once. Each request has as many more states."""
     shards: int = 1
@@ -132,7 +132,7 @@ def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
     """
     kinds = _kinds(tuple(caches), layout)
     if not kinds or not all(kind.page_bytes for kind in kinds):
-        raise UnlaidError("no layer caches anything")
+        raise UnlaidError("no layer of this model has a cache")
     if not layout.hybrid:
         kinds = _promoted(kinds)
     if _uniform(kinds):

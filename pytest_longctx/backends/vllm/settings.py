@@ -292,8 +292,10 @@ def unlaid(deployment: Deployment, shape: Shape) -> str:
     checks = {
         f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it": latents
         and model.model_type not in LATENTS,
-        "index_topk before 0.25: what --kv-cache-dtype auto means; name one": sparse and unsaid and old,
-        "--enable-prefix-caching for models that keep a state, before 0.20": kept,
+        "index_topk before 0.25: the bytes of --kv-cache-dtype auto are unknown; give a value": sparse
+        and unsaid
+        and old,
+        "--enable-prefix-caching before 0.20, for a model with recurrent layers": kept,
         f"--mamba-cache-mode {mode}": mode not in ("none", "align"),
         "--kv-cache-dtype-skip-layers": flags.get("kv-cache-dtype-skip-layers"),
     }

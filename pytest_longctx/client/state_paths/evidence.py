@@ -16,6 +16,10 @@ _SPARSE: Final = (
     "states continue at checkpoints alone, and an engine chooses where it keeps them; vLLM keeps the ends of prompts since "
     "0.33, and more with --prefix-cache-retention-interval"
 )
+_PROMPTS_ONLY: Final = (
+    "not taken: the cache had the earlier prompt, and not the blocks that its answer completed. Layers with windows or states "
+    "continue at checkpoints alone; vLLM keeps those of answers only with --prefix-cache-retention-interval, since 0.33"
+)
 
 
 def summary(walk: Walk) -> Observation:
@@ -85,9 +89,9 @@ def _hits(walk: Walk) -> dict[str, float | None]:
     wanted = [each for each in walk.readings if each.whole_only and each.reusable > walk.block]
     if walk.sparse:
         missed = [each for each in wanted if each.ends_inside and each.exchange.usage.cached_tokens == 0]
-        if missed:
-            walk.not_taken = walk.not_taken or _SPARSE
-            wanted = [each for each in wanted if each not in missed]
+        of_prompts = [each for each in wanted if each not in missed and each.without_answer(walk.block)]
+        walk.not_taken = walk.not_taken or (_SPARSE if missed else _PROMPTS_ONLY if of_prompts else "")
+        wanted = [each for each in wanted if each not in (*missed, *of_prompts)]
     if not wanted:
         return {}
     shares = [each.hit_share(walk.block) for each in wanted]

@@ -7,7 +7,7 @@ from pytest_longctx.client.state_paths.walk import UnwalkableError, Walk
 
 _ROUNDS: Final = 3
 _POOLS: Final = 1.2
-"""Other prompts must fill the KV cache so many times until an earlier prompt is surely evicted."""
+"""Number of times that other prompts must fill the KV cache before an earlier prompt is surely evicted."""
 _AFFORDABLE_TOKENS: Final = 120_000
 """Most prompt tokens that one path may send to fill a KV cache."""
 _AFFORDABLE_BLOCKS: Final = 400

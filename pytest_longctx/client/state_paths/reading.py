@@ -11,7 +11,7 @@ from pytest_longctx.client.state_paths.tasks import Task
 
 NOISE_FACTOR: Final = 4.0
 """
-A log-probability may differ on a path by so many times the noise of cold readings.
+Largest difference of a log-probability on a path, as a multiple of the noise of cold readings.
 
 Cold readings, one alone and one in company, differ in the shape of their batches. A path divides the prompt at other
 borders, so its rounding differs too, by the same mechanism.
@@ -57,6 +57,8 @@ class Reading:
     Whether every earlier context with the same salt continues differently after the shared tokens, so that none ends
     there.
     """
+    prefilled: int = 0
+    """Tokens at the start of the prompt that an earlier prompt with the same salt had, without its answer."""
 
     @property
     def answer_ids(self) -> list[int] | None:
@@ -77,6 +79,13 @@ class Reading:
         most = min(self.reusable, len(self.task.prompt) - 1) // block * block
         cached = self.exchange.usage.cached_tokens
         return None if not most or cached is None or not self.whole_only else cached / most
+
+    def without_answer(self, block: int) -> bool:
+        """Whether the cache had all whole blocks of an earlier prompt, and not those that its answer completed."""
+        cached, prompt = self.exchange.usage.cached_tokens, self.prefilled // block * block
+        return (
+            cached is not None and prompt <= cached < self.reusable // block * block and self.prefilled < self.reusable
+        )
 
     @property
     def foreign_tokens(self) -> int | None:

@@ -56,6 +56,8 @@ class Walk:
     _salts: int = 0
     _contexts: dict[str, list[Ids]] = field(default_factory=dict)
     """Prompts and answers that may be cached, by salt."""
+    _prompts: dict[str, list[Ids]] = field(default_factory=dict)
+    """The same without the answers."""
 
     def __post_init__(self) -> None:
         with open_client(self.server, CONNECT_S) as http:
@@ -140,7 +142,7 @@ class Walk:
     ) -> list[Reading]:
         """Read *several* tasks of the walked path at once. Raises `UnservedError` for the first that is not served."""
         sent = event_loop.run(self._all([(task, salt) for task in several]))
-        earlier = self._contexts.setdefault(salt, [])
+        earlier, prompts = self._contexts.setdefault(salt, []), self._prompts.setdefault(salt, [])
         # Those that are read at once may reuse each other's.
         shared = [
             max(
@@ -150,10 +152,19 @@ class Walk:
             for task in several
         ]
         found = [
-            Reading(task, exchange, most, common, whole_only, _ends_inside(task, common, earlier))
+            Reading(
+                task,
+                exchange,
+                most,
+                common,
+                whole_only,
+                _ends_inside(task, common, earlier),
+                max((tasks.common_prefix(task.prompt.ids, other) for other in prompts), default=0),
+            )
             for task, exchange, most, common in zip(several, sent, reusable or [0] * len(several), shared, strict=True)
         ]
         earlier += [tasks.context(each.task, each.answer_ids or ()) for each in found]
+        prompts += [each.task.prompt.ids for each in found]
         if judged:
             self.readings += found
         return found
@@ -202,6 +213,7 @@ class Walk:
     def reset(self) -> None:
         """Empty the prefix cache of the walk's engine. Raises `UnwalkableError` if the server refuses."""
         self._contexts.clear()
+        self._prompts.clear()
         refusal = prefix_cache.reset(self.server)
         if refusal is not None:
             raise UnwalkableError(f"the prefix cache cannot be emptied: {refusal.status} {refusal.text}")

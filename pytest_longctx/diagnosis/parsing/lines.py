@@ -1,7 +1,7 @@
 """
 A log as bytes: cut into lines, from chunks of any size or from a file that another process is writing.
 
-Nothing here keeps more than one line. Where a log is cut into chunks never changes what comes out.
+This module keeps at most one line in memory. The boundaries of the chunks never change the result.
 """
 
 import os
@@ -27,10 +27,7 @@ class Lines:
         """Whether the next bytes are the rest of a line that was cut."""
 
     def take(self, chunk: bytes) -> bytes:
-        """
-        The whole lines of the log that *chunk* completes. A carriage return ends a line too, as progress bars
-        use it.
-        """
+        """Return the whole lines of the log that *chunk* completes. A carriage return also ends a line, as in progress bars."""
         chunk = chunk.replace(b"\r", b"\n")
         if self._passing:
             end = chunk.find(b"\n")
@@ -56,7 +53,7 @@ class Lines:
         return b"".join(whole)
 
     def rest(self) -> bytes:
-        """The last line of a log that ends without a newline."""
+        """Return the last line of a log that ends without a newline."""
         last, self._rest = self._rest, b""
         return last + b"\n" if last else b""
 
@@ -69,7 +66,7 @@ class LogTail:
         self._lines = Lines()
 
     def more(self, *, ended: bool) -> Iterator[str]:
-        """The new whole lines of a growing log; once the writer has *ended*, also a last line without a line feed."""
+        """Return the new whole lines of a growing log; once the writer has *ended*, also a last line without a newline."""
         if ended:
             last = os.fstat(self._file.fileno()).st_size - _MOST_AT_END * _CHUNK_BYTES
             self._file.seek(max(last, self._file.tell()))

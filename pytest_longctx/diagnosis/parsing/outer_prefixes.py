@@ -1,8 +1,8 @@
 """
 Prefixes that no pattern knows, learned from the log itself.
 
-Collectors of logs put their own text before every line: a service, a time, a stream. Where an engine's own prefix, or the
-header of a traceback, stands behind such text, the text is a prefix, and so is the text of the same form before other lines.
+Collectors of logs put text before every line: a service, a time, a stream. If an engine's own prefix, or the first line
+of a traceback, follows such text, the text is a prefix. Text of the same form before other lines is then a prefix too.
 """
 
 import re
@@ -27,14 +27,14 @@ _NUMBERED: Final = re.compile(r"[\d\[|]")
 
 
 class OuterPrefixes:
-    """The prefixes that were learned."""
+    """The learned prefixes."""
 
     def __init__(self) -> None:
         self._forms: list[str] = []
         self._known: re.Pattern[str] | None = None
 
     def removed(self, line: str) -> str:
-        """The log *line* without a log collector's outer prefix; a line that shows a new prefix teaches it."""
+        """Return the log *line* without a collector's outer prefix. A line that shows a new prefix teaches it."""
         if self._known is not None and (found := self._known.match(line)):
             return line[found.end() :]
         found = _ENGINE.search(line, 0, _LONGEST + 80)

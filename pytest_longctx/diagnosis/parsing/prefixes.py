@@ -22,6 +22,7 @@ _PREFIXES: Final = tuple(
         "neuron": r"\d{4}-(?:[A-Z][a-z]{2}|\d\d)-\d\d \d\d:\d\d:\d\d\.\d+:? +[\d:]+ +"
         r"\[?(?P<level>[A-Z]+)\]?:? +(?P<where>[A-Z]+:\w+ +)?",
         "gunicorn": r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[\d+\] \[(?P<level>[A-Z]+)\] ",
+        "rich": rf"(?:\[(?P<time>\d\d/\d\d/\d\d \d\d:\d\d:\d\d)\]| {{19}}) (?:{_LEVEL}) +(?=\S)",
         "times": r"\[(?P<time>(?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?)(?P<rank>(?: [A-Z]{2,4}\d+)*)\] ?"
         r"(?:LMCache (?P<level>[A-Z]+): )?",
         "kernel": r"\[(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}|\s*\d+\.\d{6})\] ",
@@ -41,6 +42,7 @@ _PREFIXES: Final = tuple(
         r"(?:[\w/.-]+\.rs:\d+: )?)",
         "engine": rf" ?(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
         r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
+        "server relay": rf"(?:{_LEVEL}): +[A-Z]+ SERVER(?: [A-Z]+)?: ?",
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
         "dated": rf"(?P<level>{_LEVEL}):{_STAMP}:(?P<where>[\w.]+:\d+): ",
         "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
@@ -61,10 +63,24 @@ _PREFIXES: Final = tuple(
 _STARTS: Final[dict[str, tuple[tuple[str, re.Pattern[str]], ...]]] = {}
 """The prefixes that can begin with a character, filled on first use."""
 _ALPHABET: Final = {
-    "[": ("kubectl", "iso", "ray", "gunicorn", "times", "kernel", "tensorrt", "glog", "mpi", "rank", "router", "level"),
+    "[": (
+        "kubectl",
+        "iso",
+        "ray",
+        "gunicorn",
+        "rich",
+        "times",
+        "kernel",
+        "tensorrt",
+        "glog",
+        "mpi",
+        "rank",
+        "router",
+        "level",
+    ),
     "(": ("tag",),
     "<": ("journal",),
-    " ": ("rust", "engine", "tag"),
+    " ": ("rich", "rust", "engine", "tag"),
     "|": ("table",),
 }
 _DIGITS: Final = (
@@ -93,6 +109,7 @@ _LETTERS: Final = (
     "engine",
     "serve",
     "dated",
+    "server relay",
     "uvicorn",
     "logging",
     "glog",

@@ -1,7 +1,7 @@
 """
 Recognise quoted text in a line: a prompt, an answer, a dump of arguments, a typed command, a string inside a message.
 
-Quoted text is no statement of the server that logged it.
+Quoted text is not a statement of the server that logged it.
 """
 
 import re

@@ -30,6 +30,9 @@ _GO_ERROR = re.compile(r'''" (?:\w[\w.]{0,80}=(?:"(?:[^"\\]|\\.)*"|[^\s"]\S*) ){
 _ZEROLOG_ERROR = re.compile(r' error="((?:[^"\\]|\\.)*)"$')
 """Where the error follows the message in a line of zerolog for the console."""
 
+_COLUMN = re.compile(r"\s+\S+\.py:\d+\s*$")
+"""The file and line that rich puts at the right edge of a line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -188,8 +191,8 @@ def _unquoted(name: str, text: str) -> str:
         if text.rstrip()[-1:] == '"':
             return text.rstrip()[1:-1]
         return text if text.replace('\\"', "").count('"') % 2 == 0 else text[1:]  # the message goes on in the next line
-    if name == "table":
-        return text.rstrip().removesuffix("|").rstrip()
+    if name in ("rich", "table"):
+        return _COLUMN.sub("", text) if name == "rich" else text.rstrip().removesuffix("|").rstrip()
     if name == "zerolog" and text.rstrip().endswith('"'):
         return _ZEROLOG_ERROR.sub(r": \1", text.rstrip())
     if name == "logfmt" and text.rstrip().endswith('"'):

@@ -5,13 +5,16 @@ Containers are not reused: a container from an earlier start has that start's fl
 """
 
 import io
+import json
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from queue import Empty, Full, Queue
 from typing import Any
 
 from pytest_longctx.client.server import Server
@@ -25,6 +28,7 @@ from pytest_longctx.launchers.time_limit import within
 from pytest_longctx.processes import free_port
 from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import remember, secret_values, shown
+from pytest_longctx.units import duration
 
 SOCKET = "/var/run/docker.sock"
 
@@ -72,7 +76,8 @@ class DockerLauncher:
         one, backend = launch.deployment, launch.backend
         if backend.host_flag is None:
             raise LaunchError(
-                f"--backend={backend.name} has no option for the listening address (host_flag), which a container needs"
+                f"--backend={backend.name} has no option for the listening address (host_flag), which a container needs\n"
+                "  try      --longctx-launcher=process, or a backend that sets host_flag"
             )
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
         port = free_port(one.flags.get("port"))
@@ -144,7 +149,13 @@ def connect(path: str) -> tuple[Any, Any]:
 
 
 WHOLE_S = 180.0
-"""Most seconds for a whole answer of the engine. A pull has no such limit."""
+"""Most seconds for a whole answer of the engine. A pull has a limit of its own, ``pull_s`` in ``[docker]``."""
+_PULL_LOOK_S = 0.5
+"""Interval between looks at the time while a pull says nothing."""
+_EVENTS_AHEAD = 100
+"""Events of a pull that are read before they are shown."""
+_EVENT_BYTES = 2**20
+"""Most bytes of an event of a pull."""
 _MOST_SAID = 500
 
 
@@ -165,13 +176,33 @@ def understood(path: str) -> Iterator[None]:
 
 def _limit(response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
     """Read an answer up to `container_cleanup.MOST_BYTES`. The SDK would read it to its end."""
-    if stream:
+    if stream and response.status_code == 200:
+        if not getattr(response.raw, "chunked", False):
+            response.close()
+            raise ConnectionError("it answers a pull in one piece, and not event by event")
+        response.raw = _Pieces(response.raw)
         return
     with closing(response.raw) as raw:
         content = raw.read(container_cleanup.MOST_BYTES + 1)
     if len(content) > container_cleanup.MOST_BYTES:
         raise ConnectionError(f"an answer has more than {container_cleanup.MOST_BYTES // 2**20} MiB")
     response.raw = io.BytesIO(content)
+
+
+class _Pieces:
+    """A streamed answer of the engine whose pieces are limited. The SDK would read a piece of any size at once."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def read(self, size: int) -> Any:
+        """Read *size* bytes. Raises ConnectionError if they are too many."""
+        if size > _EVENT_BYTES:
+            raise ConnectionError(f"a piece of its answer has more than {_EVENT_BYTES // 2**20} MiB")
+        return self._raw.read(size)
 
 
 _UNREACHED: dict[type[OSError], tuple[str, str]] = {
@@ -215,16 +246,76 @@ def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
 
 
 def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
-    started_s, boot_s = time.monotonic(), launch.deployment.timeouts.boot_s
+    """Pull the image *name* within ``pull_s``. Raises `LaunchError`."""
+    most_s = launch.deployment.docker.pull_s
+    events: Queue[Any] = Queue(_EVENTS_AHEAD)
+    over = threading.Event()
+    # A registry may be silent for as long as it likes, and the SDK waits for it. The thread ends with the next event or with this
+    # process, and the engine then ends the pull.
+    threading.Thread(target=_read_pull, args=(engine, name, events, over), daemon=True).start()
+    try:
+        _await_pull(sdk, name, launch, events, most_s)
+    finally:
+        over.set()
+
+
+def _await_pull(sdk: Any, name: str, launch: Launch, events: "Queue[Any]", most_s: float) -> None:
+    """Show the *events* of a pull until its end. Raises `LaunchError`, also after *most_s* seconds."""
+    started_s = time.monotonic()
+    doing = "waiting for the registry"
+    while (elapsed_s := time.monotonic() - started_s) < most_s:
+        launch.watch(Progress(f"pull {name}", doing, elapsed_s, most_s))
+        try:
+            event = events.get(timeout=min(_PULL_LOOK_S, most_s))
+        except Empty:
+            continue
+        if event is None:
+            return
+        if isinstance(event, sdk.errors.APIError):
+            raise LaunchError(f"{name} could not be pulled: {event.explanation}") from None
+        if isinstance(event, Exception):
+            raise event
+        if "error" in event:
+            raise LaunchError(f"{name} could not be pulled: {event['error']}")
+        doing = " ".join(str(event.get(key, "")) for key in ("status", "id", "progress")).strip()[:_MOST_SAID]
+    raise LaunchError(
+        f"{name} was not pulled within {duration(most_s)}; the last that the engine said: {shown(doing)}\n"
+        f"  try      docker pull {name} before the run, which keeps the layers that are complete; the registry and its mirror; "
+        "or a longer pull_s in the deployment's [docker]"
+    )
+
+
+def _read_pull(engine: Any, name: str, events: "Queue[Any]", over: threading.Event) -> None:
+    """Pull the image *name*, and put every event into *events*, then None or the exception that ended it, until *over*."""
+
+    def put(what: Any) -> None:
+        while not over.is_set():
+            with suppress(Full):
+                events.put(what, timeout=_PULL_LOOK_S)
+                return
+
     # Without a tag the SDK would pull every tag.
     tagged = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
     try:
-        for event in engine.api.pull(tagged, stream=True, decode=True):
-            if "error" in event:
-                raise LaunchError(f"{name} could not be pulled: {event['error']}")
-            launch.watch(Progress(f"pull {name}", event.get("status", ""), time.monotonic() - started_s, boot_s))
-    except sdk.errors.APIError as problem:
-        raise LaunchError(f"{name} could not be pulled: {problem.explanation}") from None
+        for line in _lines(engine.api.pull(tagged, stream=True, decode=False)):
+            put(json.loads(line))
+            if over.is_set():
+                return
+        put(None)
+    except Exception as problem:  # noqa: BLE001 - it is raised in the thread that waits
+        put(problem)
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream that are not empty. Raises ConnectionError for one over `_EVENT_BYTES`."""
+    unread = b""
+    for piece in pieces:
+        *whole, unread = (unread + piece).split(b"\n")
+        if len(unread) > _EVENT_BYTES:
+            raise ConnectionError(f"an event of the pull has more than {_EVENT_BYTES // 2**20} MiB")
+        yield from filter(bytes.strip, whole)
+    if unread.strip():
+        yield unread
 
 
 def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) -> Any:

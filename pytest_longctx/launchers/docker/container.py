@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pytest_longctx.backends import Recipe
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
+from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch, kills_in_group_of
 from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.docker.log_stream import follow
@@ -236,6 +236,9 @@ class Container(Candidate):
         self._exit_code: int | None = None
         self.lost = ""
         """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
+        self._watch = MemoryWatch()
+        self._is_here = False
+        """Whether its processes are those of this kernel, as far as this process can see."""
         self._over = threading.Event()
         private(log)
         self._lines = LogTail(log)
@@ -285,7 +288,12 @@ class Container(Candidate):
             ours = self._container.id in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii")
         except Exception:  # noqa: BLE001 - the SDK lets errors of several HTTP libraries through; it may have ended already
             return None
+        self._is_here = self._is_here or ours
         return pid if ours else None
+
+    def memory_kills(self) -> MemoryKills | None:
+        """Kernel records of processes killed for memory since the start; None if the container may run on another kernel."""
+        return self._watch.kills() if self._is_here else None
 
     def exit_code(self) -> int | None:
         """The exit code in the container's state; None while it runs. Raises `LaunchError` if the engine has stopped."""

@@ -93,7 +93,8 @@ def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
     """Return the engine's start inside a Pod, with `KEY` instead of its key. Raises `LaunchError`."""
     if backend.host_flag is None:
         raise LaunchError(
-            f"--backend={backend.name} has no option for the listening address (host_flag), which a Pod needs"
+            f"--backend={backend.name} has no option for the listening address (host_flag), which a Pod needs\n"
+            "  try      --longctx-launcher=process, or a backend that sets host_flag"
         )
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')

@@ -25,7 +25,7 @@ from pytest_longctx.redaction import mask_file, private, remember, shown
 
 SCHEDULE_S = 180.0
 """
-A Pod without a node after so many seconds counts as unschedulable. A cluster that adds nodes reports it within this
+Seconds after which a Pod without a node counts as unschedulable. A cluster that adds nodes reports it within this
 time.
 """
 MOUNT_S = 60.0
@@ -103,7 +103,7 @@ def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> S
         return _look(pods, events, waited_s)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         raise LaunchError(
-            f"the cluster describes a Pod as none is ({type(problem).__name__}: {problem})"[:_MOST_SAID]
+            f"the cluster's description of the Pod is invalid ({type(problem).__name__}: {problem})"[:_MOST_SAID]
         ) from None
 
 
@@ -205,10 +205,12 @@ def _remedy(reason: str, pod: Object) -> str:
 _LOOK_S = 0.5
 _LOST_S = 30.0
 """
-Pods count as lost after so many seconds without an answer of the API. It may restart, or an address lease may expire.
+Seconds without an answer of the API after which Pods count as lost. It may restart, or an address lease may expire.
 """
 _SETTLE_S = 15.0
 """Most seconds until a cluster records a container's exit after its log or a connection ended."""
+_LAST_LINES_S = 1.0
+"""Most seconds for the last lines of a log after the Pod was removed."""
 
 
 class Pods(Candidate):
@@ -226,6 +228,7 @@ class Pods(Candidate):
         """The reason why they can no longer be observed."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
+        self._copying = False
         private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -245,6 +248,7 @@ class Pods(Candidate):
             time.sleep(_LOOK_S / 5)
         # The time to find a node and to pull an image does not count as boot time.
         self.started_s = time.monotonic()
+        self._copying = True
         threading.Thread(target=self._copy, daemon=True).start()
 
     def _watch(self) -> None:
@@ -336,6 +340,7 @@ class Pods(Candidate):
     def close(self) -> None:
         """Stop watching after the Pods were removed."""
         self._stop.set()
-        self._log_over.wait(1.0)
+        if self._copying:
+            self._log_over.wait(_LAST_LINES_S)
         self._lines.close()
         mask_file(self.log, self.secrets)

@@ -117,11 +117,13 @@ def commands_page(commands: Iterable[Command], known: Mapping[str, tuple[Backend
     """
     lines = [
         "# Published commands and rendered commands\n",
-        "Written by `longctx commands`. Each deployment renders its own command line and environment; every difference from the",
-        "published start is listed with its reason. Variables that only place the model cache are left out, and these flags: "
+        "<!-- Made by `longctx commands`. -->\n",
+        "This page compares each start command that a document published with the command line and environment that this",
+        "package renders for the same deployment. Every difference is listed with its reason. Variables that only place the",
+        "model cache are omitted, and so are these flags: "
         + ", ".join(f"`--{name}`" for name in sorted(_EACH_RUN))
-        + ". In a",
-        "run, a server listens on loopback at a free port and reports its counters.\n",
+        + ".",
+        "In a run, a server listens on loopback at a free port and reports its counters.\n",
     ]
     for command in commands:
         if command.deployment not in known:

@@ -1,4 +1,4 @@
-"""What ``architectures`` of a config.json says: engines choose the class by it, and not by ``model_type``."""
+"""The class that ``architectures`` of a config.json names. Engines choose the model class by it, not by ``model_type``."""
 
 import re
 
@@ -19,6 +19,15 @@ _DENSE = frozenset(
         "Phi3ForCausalLM",
     }
 )
+_SIGHTLESS = {"ChatGLMModel": "GLM4VForCausalLM", "ChatGLMForConditionalGeneration": "GLM4VForCausalLM"}
+"""Classes of the text part alone, and the class that loads a tower with it; engines refuse them for a file with both."""
+_DIVIDES = frozenset(
+    (
+        *("qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "mimo", "internlm2", "orion", "minicpm"),
+        *("stablelm", "chatglm", "olmoe"),
+    )
+)
+"""Types whose class in vLLM 0.32 does not look at the width of a head."""
 _MIXED = re.compile(r"(Mixtral|Moe|MoE|Deepseek|DeepSeek|Jamba|Mamba|GptOss)\w*ForCausalLM")
 _BOTH_WAYS = re.compile(r"Bidirectional")
 """Classes with bidirectional attention."""
@@ -29,27 +38,40 @@ _HEADLESS = re.compile(
 
 
 def names(k: Keys) -> list[str]:
-    """The classes that a config names; none if ``architectures`` is no list."""
+    """Return the classes that a config names; empty if ``architectures`` is no list."""
     found = k.raw("architectures")
     return [each for each in found if isinstance(each, str)] if isinstance(found, list | tuple) else []
 
 
 def check(k: Keys, family: str, *, plain: bool) -> None:
     """
-    Refuse a config whose class is a draft head, or is dense beside the type of a mixture (and the reverse). Raises
+    Refuse a config whose class is a draft head, or whose class and *family* disagree about a mixture of experts. Raises
     `MisreadError`.
 
-    *plain* is whether *family* is dense and attends in every layer.
+    *plain* is whether *family* is dense and has attention in every layer.
     """
     for name in names(k)[:1]:
+        if name in _SIGHTLESS and k.raw("vision_config"):
+            raise k.refuse("architectures", f"{name} has no tower, and the file describes one: {_SIGHTLESS[name]} has")
         if _DRAFTS.search(name):
             raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
         if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
             raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
 
 
+def check_width(k: Keys, family: str) -> None:
+    """Refuse heads of a width of their own where vLLM's class divides the hidden size. Raises `MisreadError`."""
+    if family not in _DIVIDES:
+        return
+    width, heads = k.maybe("head_dim", "kv_channels", least=1), k.maybe("num_attention_heads", least=1)
+    hidden = k.maybe("hidden_size", least=1)
+    if width and heads and hidden and width != hidden // heads:
+        said = f"heads of {width} are not {hidden} by {heads}, as which vLLM takes them"
+        raise k.refuse("head_dim" if k.has("head_dim") else "kv_channels", said)
+
+
 def check_causal(k: Keys) -> None:
-    """Refuse a config, or the text part of one, with bidirectional attention: engines keep no KV cache for it."""
+    """Refuse a config, or its text part, with bidirectional attention: engines keep no KV cache for it."""
     if k.raw("is_causal") is False:
         raise k.refuse("is_causal", "a model with bidirectional attention has no KV cache and is not modelled")
     for name in names(k)[:1]:
@@ -58,7 +80,7 @@ def check_causal(k: Keys) -> None:
 
 
 def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors *outside* the layers that the class of a config loads: a classifier has no output table."""
+    """Return the tensors *outside* the layers that the class of a config loads. A classifier has no output table."""
     if any(_HEADLESS.search(name) for name in names(k)[:1]):
         return tuple(tensor for tensor in outside if not tensor.name.startswith("lm_head"))
     return outside

@@ -54,7 +54,10 @@ def _inkling(k: Keys) -> Body:
 
 
 def _heads(k: Keys, hidden: int, prefix: str = "") -> Heads:
-    """The sizes of the full layers, or of those with a window. Engine and class differ in the defaults: all are stated."""
+    """
+    Read the sizes of the full layers, or of those with a window. Engine and class have different defaults, so all sizes
+    must be stated.
+    """
     heads, groups = k.stated(f"{prefix}num_attention_heads"), k.stated(f"{prefix}num_key_value_heads")
     dim = k.stated(f"{prefix}head_dim")
     if heads % groups:
@@ -65,7 +68,7 @@ def _heads(k: Keys, hidden: int, prefix: str = "") -> Heads:
 
 
 def _local(k: Keys, layers: int) -> list[bool]:
-    """Which layers have a window: by names, or by numbers."""
+    """Return which layers have a window, from names or numbers."""
     kinds = k.per_layer("layer_types", layers) if k.has("layer_types") else None
     chosen = k.numbers("local_layer_ids")
     if kinds is None and chosen is None:
@@ -90,8 +93,8 @@ def _sparse(k: Keys, layers: int) -> list[bool]:
 
 def _forward(k: Keys, hidden: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """
-    A dense layer and a mixture. Two spellings: of the checkpoint, with a dense width of its own; and of the class, with
-    one for the experts.
+    Return a dense layer and a mixture. Checkpoints give a separate dense width; the class gives only the width of the
+    experts.
     """
     width = k.stated("intermediate_size")
     each = k.maybe("moe_intermediate_size", least=1)

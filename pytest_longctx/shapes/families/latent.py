@@ -16,7 +16,7 @@ def latent_sizes(k: Keys, hidden: int, *, rotated: bool = True) -> LatentSizes:
     """
     Read the sizes of latent attention. ``num_key_value_heads`` and ``head_dim`` are present but have no meaning.
 
-    Where it is not *rotated*, its keys may have no values for positions.
+    If it is not *rotated*, its keys may have no values for positions.
     """
     for name in ("num_key_value_heads", "head_dim", "qk_head_dim"):
         k.raw(name)

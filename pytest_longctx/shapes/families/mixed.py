@@ -35,8 +35,8 @@ def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 
 def _ernie_vl(k: Keys) -> Body:
     """
-    ERNIE 4.5 VL: in each mixture as many experts for images, of another width, beside those for text; what is shared
-    has the width of the latter.
+    ERNIE 4.5 VL: each mixture has as many experts for images as for text, of another width. Shared experts have the
+    width of those for text.
     """
     for key in ("rope_3d", "freq_allocation", "pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"):
         k.raw(key)  # of the rotation, and of the tower behind vision_config
@@ -64,7 +64,7 @@ def _ernie_vl(k: Keys) -> Body:
 
 
 def _pair(k: Keys, key: str) -> tuple[int, int] | None:
-    """The numbers of a *key* for text and for images; None if it is no list."""
+    """Read the numbers of a *key* for text and for images; None if it is no list."""
     if not isinstance(k.raw(key), list):
         return None
     numbers = k.numbers(key) or []

@@ -1,6 +1,7 @@
 """Older decoders, and decoders with their own names of keys in config.json."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.shapes import mixtures
@@ -237,8 +238,6 @@ def _bailing(k: Keys) -> Body:
     bias, every = k.flag("use_qkv_bias"), k.flag("use_bias")
     for name in (
         "moe_router_enable_expert_bias",
-        "num_shared_experts",
-        "moe_shared_expert_intermediate_size",
         "norm_head",
         "norm_softmax",
         "moe_router_bias",
@@ -248,18 +247,23 @@ def _bailing(k: Keys) -> Body:
         "image_patch_token",
     ):
         k.raw(name)
+    if not k.flag("moe_router_enable_shared_expert", default=True):
+        raise k.refuse("moe_router_enable_shared_expert", "shared experts that are switched off are not modelled")
     if k.raw("norm_head"):
         raise k.refuse("norm_head", "it is not modelled for this family")
     return Decoder(
         bias,
         every,
         qk_norm="use_qk_norm?head",
-        experts=mixtures.mixed(
-            shared="moe_shared_expert_intermediate_size",
-            shared_count=("num_shared_experts",),
-            sparse=mixtures.sparse_layers,
-        ),
+        experts=_bailing_experts,
     )(k)
+
+
+def _bailing_experts(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+    """Ling's experts; the classes of its versions differ in how many are shared where the file does not say it."""
+    experts, sparse = mixtures.mixed(sparse=mixtures.sparse_layers)(k, b)
+    each = k.maybe("moe_shared_expert_intermediate_size", least=1) or k.stated("moe_intermediate_size")
+    return replace(experts, shared_width=k.stated("num_shared_experts", least=0) * each), sparse
 
 
 def _exaone3(k: Keys) -> Body:

@@ -231,6 +231,7 @@ def _zamba2_block(k: Keys, hidden: int, count: int, runs: int) -> tuple[Attentio
         Tensor("shared.norms", wide + hidden),
     )
     adapters = (*linear("adapter.0", rank, hidden, shards=1), *linear("adapter.1", 2 * width, rank)) * runs
+    k.raw("use_shared_mlp_adapter")  # its class has adapters of the feed-forward layers, whatever it says
     if k.flag("use_shared_attention_adapter"):
         adapters += (*linear("adapter.q0", rank, wide, shards=1), *linear("adapter.q1", wide, rank)) * (3 * runs)
     return Attention(kv_heads, dim, dim, heads=heads), block * count + adapters

@@ -36,6 +36,8 @@ def _stablelm(k: Keys) -> Body:
 
 
 def _cohere(k: Keys) -> Body:
+    if not k.flag("use_parallel_block", default=True) or not k.flag("use_gated_activation", default=True):
+        raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are known")
     return Decoder(qkv_bias="attention_bias", o_bias="attention_bias", norms=1, qk_norm="use_qk_norm?wide", tied=True)(
         k
     )
@@ -106,6 +108,48 @@ def _qwen2(k: Keys) -> Body:
     return Decoder(qkv_bias=True, attends=spans.qwen)(k)
 
 
+def _ernie(k: Keys) -> Body:
+    """ERNIE 4.5, whose files keep a ratio of compression that the class does not have."""
+    if k.raw("compression_ratio") not in (None, 1):
+        raise k.refuse("compression_ratio", "the class compresses nothing")
+    return Decoder("use_bias", "use_bias", "use_bias", tied=True)(k)
+
+
+def _hunyuan_dense(k: Keys) -> Body:
+    """Hunyuan's dense models, whose files keep keys of its mixtures, its towers and its classifiers."""
+    for name in ("anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "dense_list", "class_num"):
+        k.raw(name)
+    for name in ("add_classification_head", "position_embedding_xdrope", "cla_share_factor", "pool_type", "norm_type"):
+        k.raw(name)
+    if k.flag("use_cla") or k.count("num_experts", default=1) != 1:
+        raise k.refuse("use_cla" if k.flag("use_cla") else "num_experts", "it is not modelled for this family")
+    k.count("vocab_size", "org_vocab_size", default=1)
+    return Decoder("attention_bias", "attention_bias", qk_norm="head")(k)
+
+
+def _solar(k: Keys) -> Body:
+    """Solar Pro: Llama with connections that skip layers, which have no weights."""
+    for name in ("bskcn_1", "bskcn_2", "bskcn_3", "bskcn_4", "bskcn_tv"):
+        k.raw(name)
+    return replace(LLAMA, attends=spans.all_slide)(k)
+
+
+def _telechat(k: Keys) -> Body:
+    """TeleChat 2: Llama with GPT-2's names of keys, and a bias behind attention and feed-forward layers."""
+    for name in ("offset_alibi", "training_seqlen", "logn", "n_inner", "skip_bias_add_qkv", "slow_but_exact"):
+        k.raw(name)
+    if k.flag("embed_layernorm"):
+        raise k.refuse("embed_layernorm", "a norm of embeddings is not modelled for this family")
+    whole = k.count("hidden_size") // k.count("n_head", "num_attention_heads")
+    if k.count("hidden_size_per_attention_head", default=whole) != whole:
+        raise k.refuse("hidden_size_per_attention_head", "its class divides the hidden size by the heads")
+    return Decoder(additions=_biases_behind)(k)
+
+
+def _biases_behind(_: Keys, b: Basics) -> tuple[Tensor, ...]:
+    return (Tensor("self_attn.o_proj.bias", b.hidden), Tensor("mlp.down_proj.bias", b.hidden))
+
+
 _EXAONE4 = Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4))
 
 PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
@@ -117,7 +161,11 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "ministral3": Decoder(attends=spans.all_slide),
         "cwm": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=spans.first_of(4)),
         "seed_oss": Decoder("attention_bias", "attention_out_bias", "mlp_bias"),
-        "ernie4_5": Decoder("use_bias", "use_bias", "use_bias", tied=True),
+        "ernie4_5": _ernie,
+        "telechat": _telechat,
+        "solar": _solar,
+        "iquestcoder": LLAMA,
+        "PanguEmbedded": Decoder("bias", "bias"),
         "smollm3": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=spans.qwen),
         "granite": LLAMA,
         "granite_swa": Decoder("attention_bias", "attention_bias", "mlp_bias", sinks=True, attends=spans.everything),
@@ -169,7 +217,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "glm": Decoder(qkv_bias="attention_bias"),
         "glm4": Decoder(qkv_bias="attention_bias", norms=4),
         "glm4v_text": Decoder(qkv_bias=True, norms=4),
-        "hunyuan_v1_dense": Decoder("attention_bias", "attention_bias", qk_norm="head"),
+        "hunyuan_v1_dense": _hunyuan_dense,
         "jais2": Decoder(qkv_bias=True, o_bias=True, mlp_bias=True, gated=False, norm_bias=True),
         "nanochat": Decoder("attention_bias", "attention_bias", gated=False, norms=0, final_norm=False),
         "bitnet": Decoder("attention_bias", "attention_bias", additions=_bitnet),

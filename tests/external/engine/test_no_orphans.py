@@ -38,11 +38,11 @@ def marked(word):
 
 @pytest.mark.parametrize(
     ("how", "when"),
-    [(signal.SIGKILL, "serving"), (signal.SIGTERM, "booting"), (signal.SIGINT, "serving")],
+    [(signal.SIGKILL, "serving"), (signal.SIGKILL, "booting"), (signal.SIGTERM, "booting"), (signal.SIGINT, "booting")],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_no_engine_outlives_pytest(tmp_path, how, when):
-    word = f"LONGCTX_TEST_MARK={os.getpid()}-{how.name}"
+    word = f"LONGCTX_TEST_MARK={os.getpid()}-{how.name}-{when}"
     text = (paths.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
     name, _, value = word.partition("=")
     (tmp_path / "d.toml").write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")

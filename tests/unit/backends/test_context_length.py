@@ -11,8 +11,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ("config", "vllm", "sglang"),
     [
         ({"max_position_embeddings": 40_960}, 40_960, 40_960),
-        ({"max_position_embeddings": 40_960, "rope_scaling": YARN}, 131_072, 40_960),
-        ({"max_position_embeddings": 40_960, "rope_parameters": YARN}, 131_072, 40_960),
+        ({"max_position_embeddings": 40_960, "rope_scaling": YARN}, 40_960, 40_960),
+        ({"max_position_embeddings": 131_072, "rope_parameters": YARN}, 131_072, 131_072),
         ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 8}}, 32_768, 32_768),
         (
             {"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
@@ -22,13 +22,22 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ({"max_position_embeddings": 131_072, "seq_length": 8192}, 8192, 8192),
         ({"model_type": "gemma3", "text_config": {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}}, 777, 777),
         ({"text_config": {"max_position_embeddings": 262_144}}, 262_144, 262_144),
-        ({"max_position_embeddings": 8, "rope_parameters": {"full_attention": {**YARN, "factor": 2.0}}}, 65_536, 8),
+        ({"max_position_embeddings": 8, "rope_parameters": {"full_attention": {**YARN, "factor": 2.0}}}, 8, 8),
+        ({"max_position_embeddings": 8192, "model_max_length": 131_072}, 131_072, 131_072),
+        ({"max_position_embeddings": 131_072, "model_max_length": 4096}, 4096, 4096),
         ({"max_position_embeddings": "many", "rope_scaling": []}, 777, 777),
         ({"max_position_embeddings": 10, "rope_scaling": {"rope_type": [], "factor": None}}, 10, 10),
     ],
 )
 def test_the_derived_length(config, vllm, sglang):
     assert (derived("vllm", config, 777), derived("sglang", config, 777)) == (vllm, sglang)
+
+
+@pytest.mark.parametrize("table", ["rope_scaling", "rope_parameters"])
+def test_vllm_before_0_30_multiplies_the_original_positions_of_yarn(table):
+    config = {"max_position_embeddings": 40_960, table: YARN}
+    assert derived("vllm", config, 0, yarn_included=False) == 131_072
+    assert derived("sglang", config, 0, yarn_included=False) == 40_960
 
 
 def test_no_key_is_no_length():
@@ -38,4 +47,5 @@ def test_no_key_is_no_length():
 def test_vllm_starts_a_longrope_with_its_original_length():
     config = {"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}
     assert by_default("vllm", config, 131_072) == 4096
+    assert by_default("vllm", {**config, "rope_scaling": {"type": "su"}}, 131_072) == 4096  # its first name
     assert by_default("sglang", config, 131_072) == 131_072

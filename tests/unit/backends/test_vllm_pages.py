@@ -124,7 +124,7 @@ def test_windows_are_promoted_without_the_hybrid_manager():
         (State("paged_conv", Part(8), Part(0)), "paged_conv"),
         (Attention(4, 128, 128, index_dim=128), "indexer"),
         (State("rwkv", Part(8), Part(8)), "rwkv"),
-        (Attention(1, 0, 0), "no layer caches anything"),
+        (Attention(1, 0, 0), "no layer of this model has a cache"),
     ],
 )
 def test_what_has_no_known_page_is_refused(cache, why):

@@ -158,7 +158,7 @@ def test_the_folder_of_the_run_is_found_without_being_named(place, capsys, monke
     ("words", "message"),
     [
         (["--prefix=rec"], "is not 2 to 8 capital letters"),
-        (["--tolerance=five"], "is not a share such as 5%"),
+        (["--tolerance=five"], "is not a percentage; write for example 5%"),
         (["--only=LC-0001"], "the run has not judged LC-0001"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_wrong_option_is_one_message(place, capsys, words, message):
 
 def test_a_run_without_a_date_is_an_error(place, capsys):
     assert cli.main(["record", results(place, {}, started="yesterday")]) == 2
-    assert "no date: 'yesterday'" in capsys.readouterr().err
+    assert "started = 'yesterday'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["file", "file/below"])

@@ -1,5 +1,6 @@
 """A server with pages of one token, as SGLang has by default: it reuses to the token what two contexts have in common."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client.answer_tokens import Token
 from pytest_longctx.client.exchange import Exchange, Usage
-from pytest_longctx.client.state_paths import tasks
+from pytest_longctx.client.state_paths import evidence, tasks
 from pytest_longctx.client.state_paths.paths import PATHS
 from pytest_longctx.client.state_paths.walk import Walk
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.miniatures.server import Honest
 from pytest_longctx.processes.progress import no_progress
 from pytest_longctx.prompts import PromptFactory
+from tests.unit import factories
 from tests.unit.fake_engine import serving
 
 ANSWER = (5, 6, 7, 8)
@@ -48,6 +50,49 @@ class PagesOfOneToken(Walk):
 
 class Inventing(PagesOfOneToken):
     invented: ClassVar = 1
+
+
+class KeepsPrompts(PagesOfOneToken):
+    """A walk whose server finds the whole blocks of 16 tokens of an earlier prompt, and none that an answer completed."""
+
+    had: ClassVar[list[np.ndarray]] = []
+
+    def answer(self, task):
+        said = super().answer(task)
+        self.had[-1] = task.prompt.ids
+        return replace(said, usage=replace(said.usage, cached_tokens=said.usage.cached_tokens // 16 * 16))
+
+
+def of_conversation(make, tokens):
+    """Evidence of a conversation with a server that keeps prompts only, without controls."""
+    KeepsPrompts.had = []
+    model = factories.deployment(backend="miniature").model.model_copy(update={"make": make})
+    with serving(Honest(), Miniature()) as served:
+        server = replace(served, deployment=served.deployment.model_copy(update={"model": model}))
+        walk = KeepsPrompts(
+            server,
+            PromptFactory(1, "k", (5, 9)),
+            Ask(path="extended", prompt_tokens=tokens, output_tokens=4),
+            no_progress,
+        )
+        walk.pieces = replace(walk.pieces, block=16)
+        walk.caching = True
+        PATHS["extended"](walk)
+        return evidence.summary(walk)
+
+
+def test_an_engine_may_keep_the_states_of_prompts_and_not_those_of_answers():
+    # 110 tokens and 3 of the answer: the answer completes the seventh block.
+    seen = of_conversation("probe-nemotron-h", 110)
+    assert (seen.outcome, "blocks that its answer completed" in seen.said) == (None, True)
+    # 112 tokens are seven whole blocks, and the answer completes none: all that can be reused is.
+    whole = of_conversation("probe-nemotron-h", 112)
+    assert (whole.outcome, whole.metrics["hit_share"]) == ("serves", 1)
+
+
+def test_blocks_that_an_answer_completed_are_wanted_from_a_model_whose_layers_see_all_tokens():
+    seen = of_conversation("", 110)
+    assert (seen.outcome, seen.metrics["hit_share"]) == ("serves", 6 / 7)
 
 
 def foreign(kind, path, ids):

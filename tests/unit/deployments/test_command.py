@@ -80,3 +80,32 @@ def test_any_words_are_a_start_or_a_refusal(words):
             command.of_words(words)
     else:
         assert found.engine in ("vllm", "sglang")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ('ARGS=(--tp 4 --max-model-len 16k)\nvllm serve M "${ARGS[@]}"', "M --tp 4 --max-model-len 16k"),
+        ("args=(\n  -tp 4  # of 8\n  --x '{\"a\": 1}'\n)\nvllm serve M ${args[*]}", "M -tp 4 --x '{\"a\": 1}'"),
+        ('A=(-tp 2)\nA+=(-pp 2)\nvllm serve M "${A[@]}"', "M -tp 2 -pp 2"),
+        ('declare -a A=()\nvllm serve M "${A[@]}"', "M"),
+        ('vllm serve M "${A[@]}"', "M '${A[@]}'"),
+        ("vllm serve M --max-model-len $((32 * 1024))", "M --max-model-len 32768"),
+        ("N=4; vllm serve M -tp $((N*2)) -pp $(( ($N + 3) / 2 - 2))", "M -tp 8 -pp 1"),
+        ("vllm serve M -tp $((N*2))", "M -tp '$((N*2))'"),
+        ("vllm serve M -tp $((1/0))", "M -tp '$((1/0))'"),
+        ("root@node1:~# vllm serve M", "M"),
+        ("(venv) me@gpu-01:/srv/llm$ vllm serve M", "M"),
+        ("[me@gpu ~]$ vllm serve M", "M"),
+        ("vllm serve M \\\n  -tp 4", "M -tp 4"),
+        ("vllm serve M \\\r\n  -tp 4", "M -tp 4"),
+        ("vllm serve M \\ \n  -tp 4", "M ' '"),
+    ],
+)
+def test_a_pasted_script_is_read_as_bash_reads_it(script, words):
+    assert command.of_words(command.split(script)).words == tuple(shlex.split(words))
+
+
+@given(st.text("()$[]{}@*=+-/ \n\\#A1'\"", max_size=60))
+def test_any_script_is_split(script):
+    assert command.find([*command.split(script), ";", "vllm", "serve", "M"]) is not None or ";" not in script

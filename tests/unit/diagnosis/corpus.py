@@ -105,6 +105,7 @@ RELABELLED: Mapping[str, str] = {
     "vllm-qwen35-rmsnormgated-no-attribute-activation.log": "engine-assert",
     "vllm-ray-nccl-unhandled-system-error.log": "nccl-error",
     "vllm-tpu-qwen3-vl-operand-types.log": "engine-assert",
+    "vllm-v0-prefix-caching-out-must-have-shape.log": "engine-assert",
     "vllm-two-l4-no-broadcast-block-and-nothing-else.log": "hang-workers",
 }
 """

@@ -40,6 +40,8 @@ def test_all_sets_are_there():
             "eleventh",
             "twelfth",
             "thirteenth",
+            "fourteenth",
+            "fourteenth",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -57,4 +59,5 @@ def test_all_sets_are_there():
         "eleventh": (64, 15),
         "twelfth": (72, 16),
         "thirteenth": (77, 16),
+        "fourteenth": (94, 18),
     }

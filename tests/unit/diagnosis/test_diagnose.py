@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose, explain_refusal
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES
@@ -156,10 +157,29 @@ DIED = "Worker proc VllmWorker-2 died unexpectedly, shutting down executor.\n"
 SIGKILLED = DIED.replace("unexpectedly", "unexpectedly (exit code: -9)")
 VICTIM = "kernel log: Out of memory: Killed process 7 (VLLM::Worker_TP), anon-rss:82837504kB"
 COUNTED = "/proc/vmstat: 1 more out-of-memory kills on this host since the start"
+
+
+ASKED = """\
+(EngineCore pid=9623) INFO 11-30 11:52:34 [core.py:1454] [shutdown] EngineCore: trigger received signal=SIGTERM
+(EngineCore pid=9623) ERROR 11-30 11:52:34 [core.py:1510] EngineCore failed to start.
+(EngineCore pid=9623) ERROR 11-30 11:52:34 [core.py:1510] Exception: WorkerProc initialization failed due to an exception in a background process.
+"""
+
+
+def core(number):
+    """The end of an engine's core process by a signal, as a supervisor sees it."""
+    return ProcessEnd(7, "VLLM::EngineCor", number)
+
+
 ENDINGS = [
     ("", Evidence(137), "unknown", "unknown"),
     ("", Evidence(-9), "unknown", "unknown"),
-    ("", Evidence(137, memory_kills=()), "unknown", "unknown"),
+    ("", Evidence(137, memory_kills=()), "killed", "likely"),
+    ("", Evidence(0, memory_kills=(), process_ends=(core(9),)), "killed", "likely"),
+    ("", Evidence(0, process_ends=(core(9),)), "unknown", "unknown"),  # nothing tells whether memory ran out
+    ("", Evidence(0, memory_kills=(VICTIM,), process_ends=(core(9),)), "host-oom", "certain"),
+    ("", Evidence(0, memory_kills=(), process_ends=(core(15), core(11))), "unknown", "unknown"),
+    ("", Evidence(1, memory_kills=(), process_ends=(core(15),)), "unknown", "unknown"),  # its parent's own request
     ("", Evidence(137, memory_kills=(VICTIM,), killed_gib=79.0), "host-oom", "certain"),
     ("", Evidence(137, memory_kills=(COUNTED,)), "host-oom", "likely"),
     ("", Evidence(137, oom_killed=True), "host-oom", "certain"),
@@ -177,14 +197,25 @@ ENDINGS = [
     ("", Evidence(1, memory_kills=(VICTIM,)), "unknown", "unknown"),
     (DIED, Evidence(1), "unknown", "unknown"),
     (DIED, Evidence(1, memory_kills=()), "unknown", "unknown"),
+    (DIED, Evidence(0, memory_kills=(), process_ends=(core(9),)), "killed", "likely"),
+    (DIED, Evidence(0, memory_kills=(), process_ends=(core(11),)), "unknown", "unknown"),
     (DIED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (SIGKILLED, Evidence(1), "unknown", "unknown"),
+    (SIGKILLED, Evidence(1, memory_kills=()), "killed", "likely"),
     (SIGKILLED, Evidence(143), "unknown", "unknown"),  # the child ended first, and the other processes were then terminated
     (SIGKILLED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (f"Traceback (most recent call last):\nFooError: x\n{DIED}", Evidence(137, memory_kills=(COUNTED,)), "unknown", "unknown"),
     ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
     (f'Traceback (most recent call last):\n  File "a.py", line 1\n{DIED}', Evidence(1), "unknown", "unknown"),
     (f"ERROR FooError\n{SIGKILLED}", Evidence(1), "unknown", "unknown"),
+    # The core of vLLM logs that it was asked to end after its parent was killed, and an error after it.
+    (ASKED, Evidence(137, memory_kills=()), "killed", "likely"),
+    (ASKED, Evidence(137, memory_kills=(VICTIM,), killed_gib=79.0), "host-oom", "certain"),
+    # Its supervisor has not ended yet: it ends what is left.
+    (ASKED, Evidence(memory_kills=(VICTIM,), killed_gib=79.0, process_ends=(core(9),)), "host-oom", "certain"),
+    (ASKED, Evidence(memory_kills=(), process_ends=(core(9),)), "killed", "likely"),
+    # After an error of its own, SGLang ends itself and all its children in this way.
+    (f"ERROR FooError\n{SIGKILLED}", Evidence(137, memory_kills=(), process_ends=(core(9),)), "unknown", "unknown"),
     (f"{FAILURES[0][1]}\n{DIED}", Evidence(137, oom_killed=True), "gpu-oom", "certain"),
 ]  # fmt: skip
 
@@ -194,7 +225,7 @@ def test_how_a_server_ended_is_joined_with_its_log(text, evidence, kind, confide
     found = diagnose(of("vllm", text), evidence)
     assert (found.kind, found.confidence) == (kind, confidence)
     limited = "container-memory-limit" if kind == "host-oom" and evidence.oom_killed else None
-    died = "worker-died" if "died" in text else None
+    died = "worker-died" if "died" in text else "engine-failed" if text == ASKED else None
     assert found.signature == ("gpu-out-of-memory" if kind == "gpu-oom" else limited or died)
     for line in evidence.memory_kills or ():
         assert (line in found.evidence) is (kind == "host-oom")
@@ -207,11 +238,21 @@ def test_what_cannot_be_read_is_said_to_be_unread():
     assert "counted no" in diagnose(of("vllm", ""), Evidence(137, memory_kills=())).evidence[-1]
 
 
-@pytest.mark.parametrize("kills", [None, ()])
-def test_silence_is_no_evidence_of_host_memory(kills):
-    found = diagnose(of("vllm", ""), Evidence(137, memory_kills=kills))
+def test_silence_is_no_evidence_of_host_memory():
+    found = diagnose(of("vllm", ""), Evidence(137))
     assert found.cause == "unknown: ended by SIGKILL, no cause in the log"
     assert "memory.events" in found.doubt
+
+
+def test_a_kill_that_the_kernel_did_not_count_came_from_outside():
+    whole = diagnose(of("vllm", ""), Evidence(137, memory_kills=()))
+    assert whole.cause == "it was ended by SIGKILL, from outside"
+    assert "systemd-oomd" in whole.doubt
+    part = diagnose(of("vllm", DIED), Evidence(0, memory_kills=(), process_ends=(core(9),)))
+    assert part.cause == "one of its processes was ended by SIGKILL, from outside"
+    assert "process 7 (VLLM::EngineCor) was ended by SIGKILL" in part.evidence
+    crashed = diagnose(of("vllm", DIED), Evidence(0, memory_kills=(), process_ends=(core(11),)))
+    assert crashed.cause == "unknown: ended by SIGSEGV, no cause in the log"
 
 
 NOTICE = f"{BENIGN[2][1]}\n"
@@ -373,6 +414,7 @@ EVIDENCE = st.builds(
     exit_code=st.none() | st.integers(-300, 300),
     oom_killed=st.none() | st.booleans(),
     memory_kills=st.none() | st.lists(st.text(), max_size=2).map(tuple),
+    process_ends=st.lists(st.builds(ProcessEnd, st.integers(1), st.text(), st.integers(1, 127)), max_size=2).map(tuple),
     status=st.none() | st.integers(100, 599),
     refusal=st.none() | st.text() | st.sampled_from([text for _, text, *_ in REFUSALS]),
     waited_for=st.none() | st.text(),

@@ -47,7 +47,7 @@ def test_a_mistake_in_the_engines_code_at_work_is_named_with_its_frame(exception
     assert (found.kind, found.confidence, found.phase) == ("engine-assert", "likely", "request")
     assert exception in found.cause
     assert place.partition(":")[0] in found.cause
-    assert "not why" in found.doubt
+    assert "not the reason" in found.doubt
 
 
 @pytest.mark.parametrize("exception", MISTAKES)

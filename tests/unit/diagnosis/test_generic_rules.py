@@ -77,7 +77,7 @@ def test_an_assertion_of_the_engine_is_a_failed_check_and_no_more(frame, excepti
     assert (found.kind, found.confidence) == ("engine-assert", "likely")
     assert exception in found.cause
     assert frame[0] in found.cause
-    assert "not why" in found.doubt
+    assert "not the reason" in found.doubt
 
 
 def test_an_assertion_without_words_is_quoted_with_its_code():

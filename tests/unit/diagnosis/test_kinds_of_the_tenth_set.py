@@ -175,7 +175,7 @@ def test_the_collective_that_stood_is_quoted_before_the_steps_watchdog():
     ("said", "claimed"),
     [
         ("/bin/sh: 1: /opt/cuda/bin/nvcc: not found", "toolchain-missing"),
-        ("nvcc fatal   : Unsupported gpu architecture 'compute_199'", "wrong-build"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_199'", "toolchain-missing"),
         ("/x/a.cu:3:9: fatal error: cusparse.h: No such file or directory", "toolchain-missing"),
     ],
 )

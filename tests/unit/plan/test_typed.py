@@ -112,7 +112,9 @@ def test_sglang_does_not_multiply_positions_beside_the_original_ones(ask):
         **LLAMA_8B,
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 131_072},
     }
-    assert ask("vllm serve M --max-model-len 256k", model=yarn).boot.refusals == ()
+    assert ask("docker run vllm/vllm-openai:v0.29.0 --model M --max-model-len 256k", model=yarn).boot.refusals == ()
+    newer = ask("docker run vllm/vllm-openai:v0.30.0 --model M --max-model-len 256k", model=yarn)
+    assert "since 0.30 vLLM does not multiply them" in newer.headline
     refused = ask("sglang serve --model M --context-length 256k", model=yarn)
     assert "SGLang does not multiply them" in refused.headline
 
@@ -205,7 +207,7 @@ def test_a_flag_that_changes_nothing_or_is_modelled_is_not(ask, line):
 
 def test_the_name_may_say_what_the_config_does_not(ask):
     (said,) = ask("vllm serve acme/Llama-8B-FP8").boot.unmodelled
-    assert said.startswith("weights in FP8, as the name says")
+    assert said.startswith("weights in FP8, according to the model's name")
     assert ask("vllm serve acme/Llama-8B-FP8 --quantization fp8").boot.unmodelled == ()
 
 
@@ -243,29 +245,37 @@ def test_the_longest_that_fits(ask, word):
         (
             "vllm serve M -tp 8 -pp 2",
             "8xH100",
-            "tensor parallel 8, pipeline parallel 2 needs 16 devices, and there are 8",
+            "tensor parallel 8, pipeline parallel 2 needs 16 devices, and the hardware has 8",
         ),
-        ("docker run --gpus 2 --ipc=host vllm/vllm-openai M -tp 4", "8xH100", "needs 4 devices, and there are 2"),
-        ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4", "8xH100", "needs 4 devices, and there are 2"),
-        ("vllm serve M -tp 3", "8xH100", "32 attention heads are not divided by 3 devices"),
+        (
+            "docker run --gpus 2 --ipc=host vllm/vllm-openai M -tp 4",
+            "8xH100",
+            "needs 4 devices, and the hardware has 2",
+        ),
+        ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4", "8xH100", "needs 4 devices, and the hardware has 2"),
+        ("vllm serve M -tp 3", "8xH100", "32 attention heads cannot be divided evenly among 3 tensor-parallel devices"),
         (
             "sglang serve --model M --tp 6 --dp 4 --enable-dp-attention",
             "8xH100",
-            "6 devices are not divided by 4 ranks",
+            "6 devices cannot be divided evenly among 4 data-parallel ranks",
         ),
         ("vllm serve M --max-num-batched-tokens 8 --max-num-seqs 64", "8xH100", "8 is below --max-num-seqs 64"),
         (
             "vllm serve M --no-enable-chunked-prefill --max-num-batched-tokens 4096",
             "8xH100",
-            "is below the length 131,072",
+            "is below the context of 131,072 tokens",
         ),
-        ("vllm serve M --gpu-memory-utilization 92", "8xH100", "--gpu-memory-utilization 92.0 is no share of a device"),
-        ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is no number of at least 1"),
-        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is no length"),
+        (
+            "vllm serve M --gpu-memory-utilization 92",
+            "8xH100",
+            "--gpu-memory-utilization 92.0 is not a share of the device",
+        ),
+        ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is not a whole number of at least 1"),
+        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is not a number of tokens"),
         ("vllm serve M --attention-backend CUTLASS_MLA", "1xH100", "CUTLASS_MLA needs a device of Blackwell"),
         ("sglang serve --model M --attention-backend fa3", "1xB200", "fa3 needs a device of Ampere or Ada or Hopper"),
         ("sglang serve --model M --enable-hierarchical-cache --disable-radix-cache", "1xH100", "needs the radix cache"),
-        ("vllm serve M stray", "1xH100", "'stray' belongs to no flag"),
+        ("vllm serve M stray", "1xH100", "'stray' is not a flag"),
     ],
 )
 def test_refusals_that_need_no_memory(ask, line, hardware, said):
@@ -280,7 +290,7 @@ def test_experts_are_cut_at_the_borders_of_blocks(ask):
         "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3"},
     }
     refused = ask("vllm serve M -tp 8", model=model)
-    assert "experts of width 1536 over 8 devices are not cut at the borders" in refused.headline
+    assert "an expert's width of 1536, divided by 8 devices, is not a multiple of its FP8 blocks" in refused.headline
     assert str(refused.cures[0]) == "--enable-expert-parallel"
     assert ask("vllm serve M -tp 4", model=model).boot.refusals == ()
 
@@ -305,7 +315,7 @@ def test_a_connector_without_hybrids_refuses_states(ask):
     transfer = shlex.quote(json.dumps({"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}))
     found = ask(f"vllm serve M --kv-transfer-config {transfer}", model=MODELS["qwen3-next-80b"]["config"])
     assert found.phase == "kv_cache"
-    assert "for LMCacheConnectorV1 the hybrid KV-cache manager is switched off" in found.headline
+    assert "LMCacheConnectorV1 turns the hybrid KV-cache manager off" in found.headline
 
 
 def test_a_context_that_no_flag_cures_runs_out_of_memory(ask):
@@ -370,7 +380,7 @@ def test_a_name_without_a_config_is_told_what_to_give():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("vllm serve M --max-model-len $LEN", "--max-model-len is left to $LEN, which the command does not set"),
+        ("vllm serve M --max-model-len $LEN", "--max-model-len has the value of $LEN, which the command does not set"),
         ("vllm serve M --omni", "vLLM-Omni has a command line and a memory of its own"),
     ],
 )
@@ -530,9 +540,9 @@ def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
         (["--hardware", "1xH100", "--", "ls", "-l"], "no start of an engine is found"),
         (
             ["--hardware", "1xH100", "--model", "nowhere", "--", "vllm", "serve", "M"],
-            "--model nowhere: there is no config.json",
+            "--model nowhere: this is neither a config.json",
         ),
-        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is no version"),
+        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is not a version"),
         (
             ["--hardware", "1xH100", "--backend", "sglang", "--", "vllm", "serve", "M"],
             "a command names its engine",
@@ -573,7 +583,7 @@ def test_key_and_value_heads_are_divided_or_repeated_evenly(ask):
     config = MODELS["qwen3-30b-a3b"]["config"] | {"num_attention_heads": 24, "num_key_value_heads": 8}
     found = ask("vllm serve M -tp 3", "8xH100", config)
     assert (found.outcome, found.phase) == ("refuses", "load")
-    assert "8 KV heads and 3 devices" in found.headline
+    assert "8 KV heads cannot be divided or repeated evenly on 3" in found.headline
     assert ask("vllm serve M -tp 4", "8xH100", config).outcome == "fits"
 
 

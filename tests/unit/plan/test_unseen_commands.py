@@ -13,7 +13,11 @@ from pytest_longctx.plan.uncounted import memory_variables
 from tests.unit.factories import LLAMA_8B
 
 DATA = Path(__file__).parent.parent.parent / "data"
-CASES = json.loads((DATA / "unseen_commands.json").read_text(encoding="utf-8"))
+CASES = [
+    case
+    for file in ("unseen_commands.json", "unseen_commands_third.json")
+    for case in json.loads((DATA / file).read_text(encoding="utf-8"))
+]
 CONFIGS = {
     "LLAMA_8B": LLAMA_8B,
     **{
@@ -89,9 +93,9 @@ def test_what_takes_none_off_leaves_it_decided(ask):
 @pytest.mark.parametrize(
     ("connector", "said"),
     [
-        ("TPUConnector", "no connector of vLLM's own"),
-        ("LMCacheConnectorV1", "keeps tokens on the host"),
-        ("OffloadingConnector", "keeps tokens on the host"),
+        ("TPUConnector", "is not one of vLLM's own connectors"),
+        ("LMCacheConnectorV1", "keeps KV cache in host memory"),
+        ("OffloadingConnector", "keeps KV cache in host memory"),
     ],
 )
 def test_a_connector_whose_memory_is_not_counted_is_named(connector, said, ask):
