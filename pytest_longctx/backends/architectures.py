@@ -120,18 +120,22 @@ def _vllm(row: EngineVersion, model: Model, *, alone: bool) -> Lacking:
     advice = f"vLLM {last}, the last version with a class for {name}" if last else ""
     without = f"vLLM {row.version} has no class for {name}{f', which it had until {last}' if last else ''}"
     if alone:
-        return Lacking(True, f"{without}, and --model-impl vllm allows no other", advice)
+        return Lacking(certain=True, said=f"{without}, and --model-impl vllm allows no other", advice=advice)
     form, code = classes()[1].get(name), any(key.startswith("AutoModel") for key in model.code)
     taken = code if form is None else form == "attention_backend" or (form == "attention_interface" and later)
     if taken and model.keeps_state and later:
         said = "its backend for classes of Transformers refuses layers that keep a state"
-        return Lacking(True, f"{without}, and {said}", advice, "load")
+        return Lacking(certain=True, said=f"{without}, and {said}", advice=advice, phase="load")
     if taken:
         which = "the model's own code" if form is None else "the class of Transformers"
-        return Lacking(False, f"{without}; it may serve {which}, which is not modelled", advice)
+        return Lacking(certain=False, said=f"{without}; it may serve {which}, which is not modelled", advice=advice)
     if last is not None or (form is not None and _within(row)):
-        return Lacking(True, f"{without}, and {_no_other(form)}", advice)
-    return Lacking(False, f"{without}; whether Transformers or a plugin has one that it takes is not known", advice)
+        return Lacking(certain=True, said=f"{without}, and {_no_other(form)}", advice=advice)
+    return Lacking(
+        certain=False,
+        said=f"{without}; whether Transformers or a plugin has one that it takes is not known",
+        advice=advice,
+    )
 
 
 def _sglang(row: EngineVersion, model: Model) -> Lacking:
@@ -139,12 +143,12 @@ def _sglang(row: EngineVersion, model: Model) -> Lacking:
     without = f"SGLang {row.version} has no class for {name}"
     form = classes()[1].get(name)
     if form == "attention_backend":
-        return Lacking(False, f"{without}; it may serve the class of Transformers, which is not modelled")
+        return Lacking(certain=False, said=f"{without}; it may serve the class of Transformers, which is not modelled")
     if form is None and "AutoModel" in model.code:
-        return Lacking(False, f"{without}; it may serve the model's own code, which is not modelled")
+        return Lacking(certain=False, said=f"{without}; it may serve the model's own code, which is not modelled")
     if not _within(row) or not _generates(name):
-        return Lacking(False, f"{without}; whether Transformers has one that it takes is not known")
-    return Lacking(True, f"{without}, and {_no_other(form)}")
+        return Lacking(certain=False, said=f"{without}; whether Transformers has one that it takes is not known")
+    return Lacking(certain=True, said=f"{without}, and {_no_other(form)}")
 
 
 def _no_other(form: Form | None) -> str:

@@ -54,4 +54,4 @@ def _between(asked: Asked, model: Model, before: EngineVersion | None, after: En
     if all(architectures.has_class(each, model.names) for each in near):
         return None
     said = f"{asked.engine} {asked.version} is not recorded; whether it has a class for {model.names[0]} is not known"
-    return Lacking(False, said)
+    return Lacking(certain=False, said=said)

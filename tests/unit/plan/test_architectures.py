@@ -118,7 +118,9 @@ def test_a_version_that_was_not_asked_for_refuses_no_architecture():
     found = planned(BAMBA, "vllm", None)
     assert found.outcome == "fits"
     assert found.headline.startswith("fits (partial")
-    assert found.boot.unmodelled[0].startswith("vLLM 0.33.0 has no class for BambaForCausalLM, which it had until 0.23.0")
+    assert found.boot.unmodelled[0].startswith(
+        "vLLM 0.33.0 has no class for BambaForCausalLM, which it had until 0.23.0"
+    )
 
 
 def test_a_class_that_is_brought_or_none_that_is_named_is_not_judged():
