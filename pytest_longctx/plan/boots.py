@@ -214,6 +214,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         made = replace(made, length_said=f"{_CUT}, at a guess")
         prediction = replace(prediction, doubt="")
     missed = (
+        uncounted.architecture(asked, made.whole, made.place.hardware.kind),
         uncounted.named_otherwise(asked),
         *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction),
     )

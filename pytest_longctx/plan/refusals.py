@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_longctx.backends import context_length
 from pytest_longctx.backends.vllm import speculative
-from pytest_longctx.plan import combinations
+from pytest_longctx.plan import classes, combinations
 from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.shapes import ModelShape
@@ -367,6 +367,13 @@ def _own_layers(asked: Asked, facts: Facts) -> Refusal | None:
     return Refusal("bad-flag", "config", said, ({"speculative-config": None},))
 
 
+def _architecture(asked: Asked, facts: Facts) -> Refusal | None:
+    found = classes.lacking(asked, facts.whole, facts.kind)
+    if found is None or not found.certain:
+        return None
+    return Refusal("model-unsupported", found.phase, found.said, advice=found.advice)
+
+
 def _combination(asked: Asked, facts: Facts) -> Refusal | None:
     found = combinations.refused(asked, facts.kind)
     if found is None:
@@ -378,6 +385,7 @@ def _combination(asked: Asked, facts: Facts) -> Refusal | None:
 _FLAG_CHECKS: tuple[Callable[[Asked], Refusal | None], ...] = (_sizes, _shares, _hierarchical)
 """Checks that need only the flags."""
 _CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
+    _architecture,
     _positions,
     _devices,
     _heads,

@@ -11,7 +11,9 @@ from typing import Any
 
 from pytest_longctx import backends
 from pytest_longctx.deployments.capacity import Prediction
+from pytest_longctx.plan import classes
 from pytest_longctx.plan.asked import Asked
+from pytest_longctx.shapes import ModelShape
 
 
 @cache
@@ -71,6 +73,14 @@ def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
         return seen
     what = "the width of the weights" if one.startswith("weights in ") else one.partition(":")[0]
     return replace(seen, doubt=f"{what} is not counted, and the server may fit with it")
+
+
+def architecture(asked: Asked, whole: ModelShape | None, kind: str) -> str:
+    """What may serve a foreseen boot in place of a class that its version lacks; empty where it has one."""
+    found = classes.lacking(asked, whole, kind)
+    if found is None or found.certain:
+        return ""
+    return f"{found.said}{f'; with one: {found.advice}' if found.advice else ''}"
 
 
 _NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b|[.-](gguf|exl3)\b", re.IGNORECASE)

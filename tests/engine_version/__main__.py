@@ -3,6 +3,8 @@ r"""What a version of an engine contributes, read from its wheel without importi
     python -m tests.engine_version make vllm vllm-0.33.0-cp38-abi3-x86_64.whl \
         --catalogue pytest_longctx/backends/vllm/signatures.toml > pytest_longctx/backends/vllm/versions/0.33.0.toml
     python -m tests.engine_version diff OLD.toml NEW.toml
+    python -m tests.engine_version classes transformers-5.24.0-py3-none-any.whl \
+        > pytest_longctx/backends/transformers/classes.toml
 
 A flag's key is its first long spelling; "also" and "no" are the others. A value that only the running engine can work
 out is written as its expression, "= expression", and as "*expression" in a list.
@@ -18,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.engine_version.classes import forms
 from tests.engine_version.flags import OTHERS, STARTS, Flags, plain
 from tests.engine_version.source import Cls, Env, Reader, Tree, text
 
@@ -156,6 +159,7 @@ class Survey:
 
     def _registered(self) -> None:
         self.architectures: set[str] = set()
+        self.removed: dict[str, str] = {}
         self.registered: dict[str, set[str]] = {"KVConnector": set(), "StorageBackend": set()}
         entry = re.compile(r"\b(KVConnector|StorageBackend)Factory\.register_\w+\(\s*[\"'](\w+)[\"']")
         for path in self.paths:
@@ -166,6 +170,8 @@ class Survey:
                 for name, node in self.tree.names(module).items():
                     if isinstance(node, ast.Dict) and re.fullmatch(r"(?!_PREV|_OOT)_[A-Z_]+_MODELS", name):
                         self.architectures |= set(map(str, self.reader.value(node, Env(module))))
+                    elif isinstance(node, ast.Dict) and name == "_PREVIOUSLY_SUPPORTED_MODELS":
+                        self.removed = ast.literal_eval(node)
             elif path.startswith("sglang/srt/models/") and (classes := self.tree.names(module).get("EntryClass")):
                 listed = classes.elts if isinstance(classes, (ast.List, ast.Tuple)) else [classes]
                 self.architectures |= {text(each).rpartition(".")[2] for each in listed}
@@ -228,17 +234,34 @@ def rendered(tree: Tree, engine: str, version: str, catalogue: Path | None) -> s
     lines += [f"dotted_keys = {toml('--json-arg.key1' in parsing)}", "", "[values]"]
     for name, each in values.items():
         lines += [f"{name} = [", *(f"    {toml(one)}," for one in each), "]"]
+    needed = tree.told(r"^Requires-Dist: transformers([<>=~!][^;\s]*)\s*$")
+    lines += ["", *table_lines("requires", {"transformers": needed} if needed else {})]
+    lines += ["", *table_lines("removed", survey.removed)]
     tables: dict[str, dict[str, Any]] = {"flags": flags, "metrics": survey.metrics, "environment": survey.environment}
     if catalogue:
         tables["literals"] = literals(tree, catalogue)
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key_of(key)} = {toml(table[key])}" for key in sorted(table))]
+        lines += ["", *table_lines(name, table)]
+    return "\n".join(lines) + "\n"
+
+
+def table_lines(name: str, table: dict[str, Any]) -> list[str]:
+    """A table of the file, one key a line."""
+    return [f"[{name}]", *(f"{key_of(key)} = {toml(table[key])}" for key in sorted(table))]
+
+
+def rendered_classes(tree: Tree, version: str) -> str:
+    """The file of the classes of Transformers."""
+    lines = [f"# Classes of Transformers {version} that generate text, read from its package by tests.engine_version."]
+    lines += [f"version = {toml(version)}"]
+    for form, names in forms(tree).items():
+        lines += [f"{form} = [", *(f"    {toml(name)}," for name in names), "]"]
     return "\n".join(lines) + "\n"
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """What is gone, new and different, section by section."""
-    for section in ("parser", "flags", "metrics", "environment", "literals"):
+    for section in ("parser", "requires", "removed", "flags", "metrics", "environment", "literals"):
         before, after = old.get(section, {}), new.get(section, {})
         if section == "flags":  # how a switch is denied is a rule of the parser
             before, after = ({key: _bare(row) for key, row in each.items()} for each in (before, after))
@@ -288,6 +311,9 @@ def main() -> int:
     make.add_argument("place", type=Path, help="a wheel, or a folder that holds the engine's package")
     make.add_argument("--version", help="where the package does not say it")
     make.add_argument("--catalogue", type=Path, help="whose patterns' texts are looked for")
+    classes = commands.add_parser("classes", help="write the file of the classes of Transformers")
+    classes.add_argument("place", type=Path, help="a wheel of Transformers, or a folder that holds it")
+    classes.add_argument("--version", help="where the package does not say it")
     diff = commands.add_parser("diff", help="say what changed between two files")
     diff.add_argument("old", type=Path)
     diff.add_argument("new", type=Path)
@@ -295,8 +321,11 @@ def main() -> int:
     if asked.command == "diff":
         print("\n".join(changes(*(tomllib.loads(path.read_text(encoding="utf-8")) for path in (asked.old, asked.new)))))
         return 0
-    tree = Tree(asked.place, asked.engine)
-    sys.stdout.write(rendered(tree, asked.engine, asked.version or tree.version(), asked.catalogue))
+    tree = Tree(asked.place, "transformers" if asked.command == "classes" else asked.engine)
+    if asked.command == "classes":
+        sys.stdout.write(rendered_classes(tree, asked.version or tree.told(r"^Version: (\S+)")))
+        return 0
+    sys.stdout.write(rendered(tree, asked.engine, asked.version or tree.told(r"^Version: (\S+)"), asked.catalogue))
     return 0
 
 

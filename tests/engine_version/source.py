@@ -86,9 +86,9 @@ class Tree:
         data = self.wheel.read(name) if self.wheel else (self.place / name).read_bytes()
         return data.decode("utf-8-sig", "replace")
 
-    def version(self) -> str:
-        """What the package calls itself."""
-        return "".join(re.findall(r"^Version: (\S+)", self._raw(self.about), re.MULTILINE)[:1]) if self.about else ""
+    def told(self, pattern: str) -> str:
+        """What the package's METADATA says by the first group of a pattern; empty if it says nothing."""
+        return "".join(re.findall(pattern, self._raw(self.about), re.MULTILINE)[:1]) if self.about else ""
 
     @cache  # noqa: B019 there is one tree, and it lives as long as the program
     def parsed(self, path: str) -> ast.Module:

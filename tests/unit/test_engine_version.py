@@ -64,6 +64,12 @@ class Stats:
         self.waiting = self._gauge_cls(name="vllm:waiting", labelnames=labelnames + ["reason"])
         os.getenv("VLLM_PLACE", "here")
 """,
+    "vllm/model_executor/models/registry.py": """
+_TEXT_GENERATION_MODELS = {"OneForCausalLM": ("one", "One"), "LlamaForCausalLM": ("llama", "Llama")}
+_EMBEDDING_MODELS = {**{k: v for k, v in _TEXT_GENERATION_MODELS.items()}, "OneModel": ("one", "One")}
+_PREVIOUSLY_SUPPORTED_MODELS = {"OldForCausalLM": "1.0"}  # the last version
+_OOT_SUPPORTED_MODELS = {"OtherForCausalLM": "https://example.org/plugin"}
+""",
 }
 FLAGS = {
     "share": {"also": ["-s"], "type": "float", "default": 0.92},
@@ -94,7 +100,28 @@ class ServerArgs:
         parser.add_argument("--attention-backend", choices=[kind.upper() for kind in KINDS])
         parser.add_argument("--old", action=Deprecated, new_flag="--eager")
 """,
+    "sglang/srt/models/one.py": "class OneForCausalLM: ...\nclass TwoModel: ...\nEntryClass = [OneForCausalLM, TwoModel]\n",
+    "sglang/srt/models/three.py": "class ThreeForCausalLM: ...\nEntryClass = ThreeForCausalLM\n",
+    "sglang/srt/models/part.py": "class PartForCausalLM: ...\n",
     "sglang/srt/actions.py": "class Deprecated:\n    def __init__(self, dest, nargs=0): ...\n",
+}
+
+
+NEEDS = "Requires-Dist: transformers<6,>=5.1\nRequires-Dist: transformers[torch]>=4; extra == 'all'\n"
+TRANSFORMERS = {
+    "transformers/__init__.py": "raise SystemExit('imported')",
+    "transformers/models/a/modeling_a.py": """
+class AAttention(nn.Module):
+    def forward(self): return ALL_ATTENTION_FUNCTIONS.get_interface(self.kind)
+class APreTrainedModel(PreTrainedModel):
+    _supports_attention_backend = True
+class AForCausalLM(APreTrainedModel): ...
+class BForCausalLM(APreTrainedModel):
+    _supports_attention_backend = False
+class AForTokenClassification(APreTrainedModel): ...
+""",
+    "transformers/models/c/modeling_c.py": "class CAttention(nn.Module): ...\nclass CLMHeadModel(PreTrainedModel): ...\n",
+    "transformers/models/c/modular_c.py": "class DForCausalLM(PreTrainedModel): ...\n",
 }
 
 
@@ -104,7 +131,7 @@ def made(tmp_path: Path, engine: str, sources: dict[str, str], *, wheel: bool) -
         with zipfile.ZipFile(place, "w") as archive:
             for name, source in sources.items():
                 archive.writestr(name, source)
-            archive.writestr(f"{engine}-1.2.dist-info/METADATA", "Name: x\nVersion: 1.2\n")
+            archive.writestr(f"{engine}-1.2.dist-info/METADATA", "Name: x\nVersion: 1.2\n" + NEEDS)
     else:
         for name, source in sources.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +155,33 @@ def test_vllm_is_read_without_being_imported(tmp_path, wheel):
     assert found["flags"] == FLAGS
     assert found["metrics"] == {"vllm:waiting": {"type": "gauge", "labels": ["model_name", "reason"]}}
     assert found["environment"] == {"VLLM_PLACE": "here"}
+
+
+@pytest.mark.parametrize("wheel", [True, False])
+def test_the_architectures_of_vllm_are_those_of_its_registry(tmp_path, wheel):
+    found = made(tmp_path, "vllm", VLLM, wheel=wheel)
+    assert found["values"]["architectures"] == ["LlamaForCausalLM", "OneForCausalLM", "OneModel"]
+    assert found["removed"] == {"OldForCausalLM": "1.0"}
+    assert found["requires"] == ({"transformers": "<6,>=5.1"} if wheel else {})
+
+
+def test_the_architectures_of_sglang_are_its_entry_classes(tmp_path):
+    found = made(tmp_path, "sglang", SGLANG, wheel=True)
+    assert found["values"]["architectures"] == ["OneForCausalLM", "ThreeForCausalLM", "TwoModel"]
+    assert (found["removed"], found["requires"]) == ({}, {"transformers": "<6,>=5.1"})
+
+
+def test_the_classes_of_transformers_are_sorted_by_their_attention(tmp_path):
+    for name, source in TRANSFORMERS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    run = [sys.executable, "-m", "tests.engine_version", "classes", tmp_path, "--version", "5.1"]
+    assert tomllib.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout) == {
+        "version": "5.1",
+        "attention_backend": ["AForCausalLM"],
+        "attention_interface": ["BForCausalLM"],
+        "neither": ["CLMHeadModel"],
+    }
 
 
 def test_sglang_is_read_by_its_annotations(tmp_path):

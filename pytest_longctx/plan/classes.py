@@ -1,0 +1,57 @@
+"""What a plan says of an architecture that the planned version of an engine has no class for."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from packaging.version import InvalidVersion, Version
+
+from pytest_longctx.backends import architectures, versions
+from pytest_longctx.backends.architectures import Lacking, Model
+from pytest_longctx.backends.versions import EngineVersion
+from pytest_longctx.plan.asked import Asked
+from pytest_longctx.shapes import ModelShape
+
+
+def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None:
+    """
+    Why the *asked* version has no class for the model on a device of *kind*; None where it has one, or nothing is
+    known of it.
+
+    The newest recorded version, planned because none was named, is no reason for a refusal.
+    """
+    if not isinstance(asked.config, Mapping) or kind.startswith(("trn", "inf")):
+        return None  # a Neuron device has its own list of models
+    model = architectures.model_of(asked.config, keeps_state=bool(whole and whole.states))
+    if model is None:
+        return None
+    found = _by_version(asked, model)
+    if found is not None and asked.said.startswith("the newest recorded"):
+        return found._replace(certain=False)
+    return found
+
+
+def _by_version(asked: Asked, model: Model) -> Lacking | None:
+    try:
+        planned = Version(asked.version)
+    except InvalidVersion:  # a range, of which nothing is recorded
+        return None
+    every = versions.recorded(asked.engine)
+    before = next((each for each in reversed(every) if Version(each.version) <= planned), None)
+    if before is not None and Version(before.version) == planned:
+        return architectures.lacking(before, model, asked.flags, asked.env)
+    after = next((each for each in every if Version(each.version) > planned), None)
+    return _between(asked, model, before, after)
+
+
+def _between(asked: Asked, model: Model, before: EngineVersion | None, after: EngineVersion | None) -> Lacking | None:
+    """What the recorded neighbours of a version say of it: it is removed for certain only by a list that names the last."""
+    near = [each for each in (before, after) if each is not None]
+    last = next((after.removed[name] for name in model.names if name in after.removed), None) if after else None
+    if last is not None and after is not None:
+        if Version(asked.version) <= Version(last):
+            return None
+        return architectures.lacking(replace(after, version=asked.version), model, asked.flags, asked.env)
+    if all(architectures.has_class(each, model.names) for each in near):
+        return None
+    said = f"{asked.engine} {asked.version} is not recorded; whether it has a class for {model.names[0]} is not known"
+    return Lacking(certain=False, said=said)
