@@ -32,7 +32,8 @@ def classes() -> Mapping[str, type]:
     """The classes of the installed transformers, by model type."""
     from transformers import CONFIG_MAPPING  # seconds, for this alone
 
-    return CONFIG_MAPPING
+    found: Mapping[str, type] = CONFIG_MAPPING
+    return found
 
 
 def told(cls: type) -> dict[str, Any]:
