@@ -9,7 +9,7 @@ from pytest_longctx.diagnosis.signatures import Catalogue
 
 _STRUCTURE = (
     r'Traceback|File "|During handling|direct cause|(?:Error|Exception|Interrupt|Exit)(?:: |\(|$)|FATAL|CRITICAL|Segmentation'
-    r"|Killed process|oom|OOM|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED"
+    r"|Killed process|(?:oom|OOM)[-_:]? ?[Kk]ill|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED"
     r"|stop-sigterm|\(code=|Ready:|entered RUNNING|(?:\d|\)): (?:fatal )?error: |panicked at|Server error: "
     r"|POST|throughput: (?!0\.0)|gen throughput|Success|aborting in-flight|Remaining number"
 )
@@ -31,6 +31,10 @@ class Index:
     def matters(self, text: str) -> bool:
         """Whether any catalogue entry may match *text*, one line or several, or an error may begin or end in it."""
         return bool(self._patterns.numbers(text))
+
+    def may_match(self, text: bytes) -> bool:
+        """The same from the bytes of *text* and the words in it alone: faster, and oftener true."""
+        return self._patterns.may_match(text)
 
     def of(self, text: str) -> tuple[tuple[re.Pattern[str], Any], ...]:
         """The catalogue entries that may match *text*, in the catalogue's order."""

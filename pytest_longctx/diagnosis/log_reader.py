@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis.boot_state import SIZES_DUE, Boot, Failure, FirstError, chosen, rooted
+from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
-from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
+from pytest_longctx.diagnosis.line_shapes import LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.parsing import quoting
 from pytest_longctx.diagnosis.parsing.colours import block_without_colours, without_colours
@@ -34,8 +34,6 @@ _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
 """Most lines of a traceback; one without an end by then was overwritten by another process."""
-_OFTEN = 16
-"""Lines of one shape that are read in one block; of the others only the last."""
 
 
 class LogReader:
@@ -51,7 +49,7 @@ class LogReader:
         self.cut = False
         """Whether the current line has no line feed: the log is cut there or still being written."""
         self._index = index_of(catalogue)
-        self._shapes = LineShapes(self._matters)
+        self._shapes = LineShapes(self._matters, self._may_matter)
         self._outer = OuterPrefixes()
 
     @property
@@ -125,25 +123,11 @@ class LogReader:
 
     def read(self, block: bytes) -> None:
         """Read a block of whole log lines, as `Lines` makes them."""
-        block = block_without_colours(block)
-        lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
-        self._shapes.sort_out(dict(zip(shapes, lines, strict=True)))
-        known, before = self._shapes.known, self.lines
-        seen, passed = dict[bytes, int](), dict[bytes, int]()
-        last = dict(zip(shapes, range(len(shapes)), strict=True))
-        attentive = self._attentive()
-        for number, (line, shape) in enumerate(zip(lines, shapes, strict=True)):
-            matters = known.get(shape, True)
-            if not shape or not (matters or attentive):
-                continue
-            count = seen[shape] = seen.get(shape, 0) + 1
-            if count > _OFTEN and attentive < SIZES_DUE and not (matters and number == last[shape]):
-                passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
-                continue
+        block, before = block_without_colours(block), self.lines
+        for number, line, times in self._shapes.due(block, self._attentive):
             self.lines = before + number
-            self._feed(line.decode("utf-8", "replace"), times=1 + passed.pop(shape, 0))
-            attentive = self._attentive()
-        self.lines = before + len(lines) - 1
+            self._feed(line.decode("utf-8", "replace"), times)
+        self.lines = before + block.count(b"\n")
 
     def read_rest(self, block: bytes) -> None:
         """Read the last line of a log that ends without a line feed."""
@@ -157,9 +141,15 @@ class LogReader:
 
     def _matters(self, text: str) -> bool:
         """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
-        if "\\u" in text or self._index.matters(with_unescaped(text) if "\\" in text else text):
+        if self._index.matters(with_unescaped(text) if "\\" in text else text):
             return True
         return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
+
+    def _may_matter(self, piece: bytes) -> bool:
+        """The same of a *piece* of the log as bytes, from the words in it alone."""
+        if b"\\" in piece:
+            piece = with_unescaped(piece.decode("utf-8", "replace")).encode("utf-8", "replace")
+        return b"ERROR" in piece or self._index.may_match(piece)
 
     def feed(self, line: str) -> None:
         """Read one line of the log."""

@@ -2,17 +2,32 @@
 Many patterns searched for in a line at once, by RE2.
 
 The search may report a pattern that does not match the line; it never misses one that does. `re` decides what was found.
+Before it, the same text is searched for the words that the patterns need: without any of them no pattern can match.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Final
 
 import re2
 
 _MOST_STATES_BYTES: Final = 16 << 20
 """Memory that RE2 may take for the states of its automaton; RE2 drops them and goes on where they need more."""
+_WORD_STATES_BYTES: Final = 4 << 20
+"""The same for the search of the needed words. Its states are small, since all words are one pattern."""
+_LONGEST_WORD: Final = 12
+"""The first characters of a needed word, which are searched for. The rest would tell little more."""
+_SHORTEST_WORD: Final = 3
+"""A shorter word is in most texts: the pattern itself is searched for instead."""
+_MOST_WORDS: Final = 128
+"""Most words that a part of a pattern is spelled out to."""
+_GROUP: Final = re.compile(r"\((?:\?(?::|P<\w+>))?")
+_FLAGS: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:|P<|m:)")
+"""Groups whose text does not say what they match."""
+_BYTES: Final = re.compile(r"[^\x00-\x7f]|\[\^|(?<!\\)[.{]|\\[SWDsx]")
+"""What a pattern for bytes matches otherwise than one for characters."""
+_COUNT: Final = re.compile(r"\{\d*,?\d*\}")
 _END: Final = r'(?:"|[ \t\r]*(?m:$))'
 """The end of a message; in a line of JSON a quotation mark."""
 _TOKEN = re.compile(
@@ -36,7 +51,11 @@ def relaxed(regex: str) -> str:
     >>> relaxed(r"^[\w.]*Error: |\s+Value error")
     'Error: |\\sValue error'
     """
-    return "|".join("".join(_begun(tokens)) for tokens in _alternatives("".join(_parts(regex))))
+    return "|".join(_relaxed_alternatives(regex))
+
+
+def _relaxed_alternatives(regex: str) -> Iterator[str]:
+    return ("".join(_begun(tokens)) for tokens in _alternatives("".join(_parts(regex))))
 
 
 def _parts(regex: str) -> Iterator[str]:
@@ -87,6 +106,110 @@ def _begun(tokens: list[str]) -> list[str]:
     return tokens
 
 
+def needed(regex: str) -> list[str]:
+    r"""
+    Words of which each match of *regex*, a relaxed pattern, has at least one: the longest that are sure. Empty: none is known.
+
+    >>> needed(r"(?:CUDA|HIP) errors? |exit code \d+ of \w+ processes")
+    ['CUDA errors ', 'CUDA error ', 'HIP errors ', 'HIP error ', 'exit code ']
+    """
+    if _FLAGS.search(regex):
+        return []
+    found = [_sure(tokens) for tokens in _alternatives(regex)]
+    return [word for words in found for word in words] if all(found) else []
+
+
+def _sure(tokens: list[str]) -> list[str]:
+    """The same for the *tokens* of one alternative: of the parts between its gaps, the one whose shortest word is longest."""
+    parts, words = list[list[str]](), [""]
+    for atom, mark in _atoms(tokens):
+        spelled = _spelled(atom) if mark in ("", "?", "+") else None
+        longer = _joined(words, [*spelled, ""] if mark == "?" else spelled) if spelled else None
+        if spelled is None or longer is None:
+            inner = needed(_inner(atom)) if atom[0] == "(" and mark in ("", "+") and not spelled else []
+            parts += [words, inner]
+            words = spelled if spelled and mark != "?" else [""]
+        elif mark == "+":
+            parts.append(longer)
+            words = spelled
+        else:
+            words = longer
+    best = max([*parts, words], key=_rareness)
+    return best if all(best) else []
+
+
+def _rareness(words: list[str]) -> tuple[int, int]:
+    return min(_LONGEST_WORD, min(map(len, words), default=0)), -len(words)
+
+
+def _joined(words: list[str], more: list[str]) -> list[str] | None:
+    """Each of *words* followed by each of *more*; None: they are too many."""
+    return [before + after for before, after in product(words, more)] if len(words) * len(more) <= _MOST_WORDS else None
+
+
+def _atoms(tokens: list[str]) -> Iterator[tuple[list[str], str]]:
+    """The characters, classes and groups of one alternative's *tokens*, each with the mark of its repetition: ``?``, ``*``, ``+``, ``{``."""
+    depth, atom, mark = 0, list[str](), ""
+    for token in tokens:
+        repeats = token in ("?", "*", "+") or _COUNT.fullmatch(token)
+        if depth == 0 and atom and repeats:
+            mark = mark or token[0]
+            continue
+        if depth == 0 and atom:
+            yield atom, mark
+            atom, mark = [], ""
+        atom.append(token)
+        depth += (token == "(") - (token == ")")
+    if atom:
+        yield atom, mark
+
+
+def _inner(group: list[str]) -> str:
+    return _GROUP.sub("", "".join(group)[:-1], count=1)
+
+
+def _spelled(atom: list[str]) -> list[str] | None:
+    """Every text that a pattern's *atom* matches; None: they are too many or not known."""
+    first = atom[0]
+    if first == "(":
+        found = list[str]()
+        for tokens in _alternatives(_inner(atom)):
+            words: list[str] | None = [""]
+            for inner, mark in _atoms(tokens):
+                more = _spelled(inner) if mark in ("", "?") else None
+                words = None if words is None or more is None else _joined(words, [*more, ""] if mark else more)
+            if words is None or len(found) + len(words) > _MOST_WORDS:
+                return None
+            found += words
+        return found
+    if first[0] == "[":
+        return list(first[1:-1]) if re.fullmatch(r"\[\w+\]", first) else None
+    if first in (r"\b", r"\B"):
+        return [""]
+    return None if first in (".", "^", "$") or re.fullmatch(r"\\\w", first) else [first[-1]]
+
+
+def _search_of_words(regexes: Sequence[str]) -> re2.Set | None:
+    """A search, in bytes, for the words that the patterns *regexes* need; None if one of them needs none."""
+    words, patterns = set[str](), list[bytes]()
+    for alternative in {each for regex in regexes for each in _relaxed_alternatives(regex)}:
+        found = needed(alternative)
+        if found and min(map(len, found)) >= _SHORTEST_WORD:
+            words.update(word[:_LONGEST_WORD] for word in found)
+        elif alternative and not _BYTES.search(alternative):
+            patterns.append(alternative.encode())
+        else:
+            return None
+    options = re2.Options()
+    options.max_mem = _WORD_STATES_BYTES
+    options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1
+    made = re2.Set.SearchSet(options)
+    made.Add(b"|".join([*(re2.escape(word.encode()) for word in sorted(words)), *patterns]))
+    made.Compile()
+    return made
+
+
 class PatternSet:
     """Patterns by number, and which of them a line may match; a pattern that RE2 cannot read may match every line."""
 
@@ -105,10 +228,16 @@ class PatternSet:
             else:
                 self._numbers.append(number)
         self._set.Compile()
+        self._words = None if self._unread else _search_of_words(regexes)
+
+    def may_match(self, text: bytes) -> bool:
+        """Whether any pattern of the set may match a line of *text*, from its bytes."""
+        return self._words is None or bool(self._words.Match(text))
 
     def numbers(self, text: str) -> list[int]:
         """The numbers of the patterns in the set that *text*, one line or several, may match, in their order."""
         if not self._numbers:
             return self._unread
-        found = self._set.Match(text.encode("utf-8", "replace")) or ()  # a lone surrogate has no UTF-8
+        encoded = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
+        found = (self._set.Match(encoded) or ()) if self.may_match(encoded) else ()
         return sorted([*(self._numbers[index] for index in found), *self._unread])

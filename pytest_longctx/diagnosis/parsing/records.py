@@ -230,9 +230,28 @@ def _lines_of(made: Record) -> list[str]:
     return [made.text.replace("\n", "\\n")] if whole else made.text.split("\n") if made.text else []
 
 
+_ESCAPED: Final = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4})+")
+_MOST_FORMATTERS: Final = 2
+
+
 def with_unescaped(text: str) -> str:
-    r"""*text*, followed by what it says if a JSON formatter escaped it; the escapes ``\uXXXX`` are left."""
-    return "\n".join((text, text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")))
+    r"""
+    *text*, followed by what it says if a JSON formatter escaped it, and by what that says if one around the other did.
+
+    >>> print(with_unescaped(r"\"log\": \u003c\\u003e"))
+    \"log\": \u003c\\u003e
+    "log": <\u003e
+    "log": <>
+    """
+    said = [text]
+    while "\\" in said[-1] and len(said) <= _MOST_FORMATTERS:
+        plain = _ESCAPED.sub(_characters, said[-1]) if "\\u" in said[-1] else said[-1]
+        said.append(plain.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\"))
+    return "\n".join(said)
+
+
+def _characters(escaped: re.Match[str]) -> str:
+    return str(json.loads(f'"{escaped[0]}"'))
 
 
 _MESSAGE_KEYS: Final = ("message", "msg", "log", "MESSAGE", "event", "text", "textPayload")
