@@ -4,7 +4,7 @@ Which lines of a log matter, decided once for lines that differ only in numbers 
 A piece of the log without any word that a pattern needs is passed over as a whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pytest_longctx.diagnosis.boot_state import SIZES_DUE
@@ -14,7 +14,8 @@ _HEXADECIMAL: Final = b"0123456789abcdef"
 _MOST_SHAPES: Final = 20_000
 _MOST_BYTES: Final = 4 << 20
 """Most bytes of all shapes together: a few thousand long lines are as much as all shapes of usual ones."""
-_GROUP_LINES: Final = 64
+_GROUP_BYTES: Final = 4 << 10
+"""Bytes of lines that are searched together."""
 _PIECE_BYTES: Final = 16 << 10
 _OFTEN: Final = 16
 """Lines of one shape that are read in one block; of the others only the last."""
@@ -22,12 +23,12 @@ _OFTEN: Final = 16
 
 class LineShapes:
     """
-    The shapes seen so far. *matters* says whether an entry of the catalogue may match a text of one line or several, and
-    *may_matter* the same of bytes, faster and less exactly.
+    The shapes seen so far. *matter* says which lines have to be read, and *may_matter* whether one of a piece of the log may
+    have to be, faster and less exactly.
     """
 
-    def __init__(self, matters: Callable[[str], bool], may_matter: Callable[[bytes], bool]) -> None:
-        self._matters, self._may_matter = matters, may_matter
+    def __init__(self, matter: Callable[[Sequence[bytes]], list[bool]], may_matter: Callable[[bytes], bool]) -> None:
+        self._matter, self._may_matter = matter, may_matter
         self.known: dict[bytes, bool] = {}
         self._bytes = 0
 
@@ -69,17 +70,19 @@ class LineShapes:
                 attentive = attention()
 
     def _sort_out(self, by_shape: Mapping[bytes, bytes]) -> None:
-        """Decide for each new line shape whether its lines matter; groups of lines are searched first."""
+        """Decide for each new line shape whether its lines matter."""
         if len(self.known) > _MOST_SHAPES or self._bytes > _MOST_BYTES:
             self.known.clear()
             self._bytes = 0
         fresh = [each for each in by_shape.items() if each[0] not in self.known]
         self._bytes += sum(len(shape) for shape, _ in fresh)
-        for start in range(0, len(fresh), _GROUP_LINES):
-            group = fresh[start : start + _GROUP_LINES]
-            some = self._matters(b"\n".join(line for _, line in group).decode("utf-8", "replace"))
-            for shape, line in group:
-                self.known[shape] = some and self._matters(line.decode("utf-8", "replace"))
+        start = size = 0
+        for end, (shape, _) in enumerate(fresh, 1):
+            size += len(shape)
+            if size >= _GROUP_BYTES or end == len(fresh):
+                shapes, lines = zip(*fresh[start:end], strict=True)
+                self.known.update(zip(shapes, self._matter(lines), strict=True))
+                start, size = end, 0
 
 
 def _shapes(piece: bytes) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
@@ -12,7 +12,7 @@ from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.parsing import quoting
 from pytest_longctx.diagnosis.parsing.colours import block_without_colours, without_colours
 from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
-from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
+from pytest_longctx.diagnosis.parsing.records import Record, plain, records
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception, noticed
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import (
@@ -49,7 +49,7 @@ class LogReader:
         self.cut = False
         """Whether the current line has no line feed: the log is cut there or still being written."""
         self._index = index_of(catalogue)
-        self._shapes = LineShapes(self._matters, self._may_matter)
+        self._shapes = LineShapes(self._matter, self._may_matter)
         self._outer = OuterPrefixes()
 
     @property
@@ -139,22 +139,20 @@ class LogReader:
         """How much attention the log's next line gets, by the boot that asks for most."""
         return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
-    def _matters(self, text: str) -> bool:
-        """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
-        if self._index.matters(with_unescaped(text) if "\\" in text else text):
-            return True
-        return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
+    def _matter(self, lines: Sequence[bytes]) -> list[bool]:
+        """Whether the log reader must look at each of *lines*: an entry of the catalogue may match, or it is a first error."""
+        found = self._index.matched([plain(line) for line in lines])
+        new = not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
+        return [at in found or (new and b"ERROR" in line) for at, line in enumerate(lines)]
 
     def _may_matter(self, piece: bytes) -> bool:
-        """The same of a *piece* of the log as bytes, from the words in it alone."""
-        if b"\\" in piece:
-            piece = with_unescaped(piece.decode("utf-8", "replace")).encode("utf-8", "replace")
-        return b"ERROR" in piece or self._index.may_match(piece)
+        """The same of a *piece* of the log, from the words in it alone."""
+        return b"ERROR" in piece or self._index.may_match(plain(piece))
 
     def feed(self, line: str) -> None:
         """Read one line of the log."""
         line = without_colours(line)
-        if self._attentive() or self._matters(line):
+        if self._attentive() or self._matter([line.encode("utf-8", "replace")])[0]:
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> None:

@@ -1,32 +1,32 @@
 """
-Many patterns searched for in a line at once, by RE2.
+Many patterns searched for in lines at once.
 
-The search may report a pattern that does not match the line; it never misses one that does. `re` decides what was found.
-Before it, the same text is searched for the words that the patterns need: without any of them no pattern can match.
+All words that the patterns need are searched for in one pass (Aho-Corasick), at a speed that no text changes. Only the patterns
+whose words are there are searched for, each by RE2. The search may report a pattern that does not match; it never misses one
+that does. `re` decides what was found.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import accumulate, product
-from typing import Final
+from typing import Any, Final
 
 import re2
+from ahocorasick_rs import BytesAhoCorasick, Implementation
 
-_MOST_STATES_BYTES: Final = 16 << 20
-"""Memory that RE2 may take for the states of its automaton; RE2 drops them and goes on where they need more."""
-_WORD_STATES_BYTES: Final = 4 << 20
-"""The same for the search of the needed words. Its states are small, since all words are one pattern."""
+_MOST_STATES_BYTES: Final = 1 << 20
+"""Memory that RE2 may take for one pattern; RE2 drops states of its automaton and goes on where they need more."""
 _LONGEST_WORD: Final = 12
 """The first characters of a needed word, which are searched for. The rest would tell little more."""
 _SHORTEST_WORD: Final = 3
-"""A shorter word is in most texts: the pattern itself is searched for instead."""
+"""A shorter word is in most texts: the pattern itself is searched for in every text instead."""
 _MOST_WORDS: Final = 128
 """Most words that a part of a pattern is spelled out to."""
 _GROUP: Final = re.compile(r"\((?:\?(?::|P<\w+>))?")
 _FLAGS: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:|P<|m:)")
 """Groups whose text does not say what they match."""
-_BYTES: Final = re.compile(r"[^\x00-\x7f]|\[\^|(?<!\\)[.{]|\\[SWDsx]")
-"""What a pattern for bytes matches otherwise than one for characters."""
 _COUNT: Final = re.compile(r"\{\d*,?\d*\}")
 _END: Final = r'(?:"|[ \t\r]*(?m:$))'
 """The end of a message; in a line of JSON a quotation mark."""
@@ -51,11 +51,7 @@ def relaxed(regex: str) -> str:
     >>> relaxed(r"^[\w.]*Error: |\s+Value error")
     'Error: |\\sValue error'
     """
-    return "|".join(_relaxed_alternatives(regex))
-
-
-def _relaxed_alternatives(regex: str) -> Iterator[str]:
-    return ("".join(_begun(tokens)) for tokens in _alternatives("".join(_parts(regex))))
+    return "|".join("".join(_begun(tokens)) for tokens in _alternatives("".join(_parts(regex))))
 
 
 def _parts(regex: str) -> Iterator[str]:
@@ -189,55 +185,85 @@ def _spelled(atom: list[str]) -> list[str] | None:
     return None if first in (".", "^", "$") or re.fullmatch(r"\\\w", first) else [first[-1]]
 
 
-def _search_of_words(regexes: Sequence[str]) -> re2.Set | None:
-    """A search, in bytes, for the words that the patterns *regexes* need; None if one of them needs none."""
-    words, patterns = set[str](), list[bytes]()
-    for alternative in {each for regex in regexes for each in _relaxed_alternatives(regex)}:
-        found = needed(alternative)
-        if found and min(map(len, found)) >= _SHORTEST_WORD:
-            words.update(word[:_LONGEST_WORD] for word in found)
-        elif alternative and not _BYTES.search(alternative):
-            patterns.append(alternative.encode())
-        else:
-            return None
-    options = re2.Options()
-    options.max_mem = _WORD_STATES_BYTES
-    options.log_errors = False
-    options.encoding = re2.Options.Encoding.LATIN1
-    made = re2.Set.SearchSet(options)
-    made.Add(b"|".join([*(re2.escape(word.encode()) for word in sorted(words)), *patterns]))
-    made.Compile()
-    return made
-
-
 class PatternSet:
     """Patterns by number, and which of them a line may match; a pattern that RE2 cannot read may match every line."""
 
     def __init__(self, regexes: Sequence[str]) -> None:
-        options = re2.Options()
-        options.max_mem = _MOST_STATES_BYTES
-        options.log_errors = False
-        self._set = re2.Set.SearchSet(options)
-        self._numbers: list[int] = []
-        self._unread: list[int] = []
+        self._parts: list[tuple[int, str]] = []
+        """The alternatives of the patterns, each with the number of its pattern."""
+        self._always: list[int] = []
+        """Alternatives that need no word, by their place in `_parts`."""
+        owners = dict[bytes, set[int]]()
         for number, regex in enumerate(regexes):
-            try:
-                self._set.Add(relaxed(regex))
-            except re2.error:
-                self._unread.append(number)
-            else:
-                self._numbers.append(number)
-        self._set.Compile()
-        self._words = None if self._unread else _search_of_words(regexes)
+            for part, words in _parts_of(relaxed(regex)):
+                here = len(self._parts)
+                self._parts.append((number, part))
+                if not words:
+                    self._always.append(here)
+                for word in words:
+                    owners.setdefault(word[:_LONGEST_WORD].encode(), set()).add(here)
+        self._owners = list(owners.values())
+        self._words = BytesAhoCorasick(owners, implementation=Implementation.ContiguousNFA)
 
     def may_match(self, text: bytes) -> bool:
-        """Whether any pattern of the set may match a line of *text*, from its bytes."""
-        return self._words is None or bool(self._words.Match(text))
+        """Whether a line of *text* has a word that a pattern needs, or matches a pattern that needs none."""
+        return bool(self._words.find_matches_as_indexes(text)) or any(
+            self._search(part, text, 0) is not None for part in self._always
+        )
 
     def numbers(self, text: str) -> list[int]:
         """The numbers of the patterns in the set that *text*, one line or several, may match, in their order."""
-        if not self._numbers:
-            return self._unread
         encoded = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
-        found = (self._set.Match(encoded) or ()) if self.may_match(encoded) else ()
-        return sorted([*(self._numbers[index] for index in found), *self._unread])
+        found = set[int]()
+        for part in self._candidates(encoded):
+            number = self._parts[part][0]
+            if number not in found and self._search(part, encoded, 0) is not None:
+                found.add(number)
+        return sorted(found)
+
+    def matched(self, texts: Sequence[bytes]) -> set[int]:
+        """Which of *texts* a pattern of the set may match, by their place; each is UTF-8, and one line or several."""
+        whole, starts = b"\n".join(texts), [0, *accumulate(len(text) + 1 for text in texts)]
+        found = set[int]()
+        for part in self._candidates(whole):
+            at = 0
+            while at < len(texts) and (place := self._search(part, whole, starts[at])) is not None:
+                at = bisect_right(starts, place) - 1
+                while at in found:
+                    at += 1
+                found.add(at)
+                at += 1
+        return found
+
+    def _candidates(self, text: bytes) -> set[int]:
+        """The alternatives whose words are in *text*, and those that need none."""
+        words = {hit[0] for hit in self._words.find_matches_as_indexes(text, overlapping=True)}
+        return set(self._always).union(*(self._owners[word] for word in words))
+
+    def _search(self, part: int, text: bytes, start: int) -> int | None:
+        """Where an alternative first matches in *text* from *start* on; None: nowhere."""
+        made = _made(self._parts[part][1])
+        if made is None:
+            return start
+        found = made.search(text, start)
+        return None if found is None else int(found.start())
+
+
+def _parts_of(regex: str) -> Iterator[tuple[str, list[str]]]:
+    """The alternatives of the relaxed pattern *regex*, each with the words that it needs, if they are long enough to be searched."""
+    for part in [regex] if _FLAGS.search(regex) else map("".join, _alternatives(regex)):
+        words = needed(part)
+        yield part, words if all(len(word) >= _SHORTEST_WORD for word in words) else []
+
+
+@cache
+def _made(regex: str) -> Any:
+    """The search for *regex* by RE2, made when it is first needed; None if RE2 cannot read it."""
+    options = re2.Options()
+    options.max_mem = _MOST_STATES_BYTES
+    options.log_errors = False
+    options.never_capture = True
+    try:
+        return re2.compile(regex, options)
+    except re2.error:
+        return None

@@ -234,20 +234,23 @@ _ESCAPED: Final = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4})+")
 _MOST_FORMATTERS: Final = 2
 
 
-def with_unescaped(text: str) -> str:
+def plain(line: bytes) -> bytes:
     r"""
-    *text*, followed by what it says if a JSON formatter escaped it, and by what that says if one around the other did.
+    A *line* or several as valid UTF-8, followed by what it says if a JSON formatter escaped it, and by what that says if one
+    around the other did.
 
-    >>> print(with_unescaped(r"\"log\": \u003c\\u003e"))
+    >>> print(plain(rb"\"log\": \u003c\\u003e").decode())
     \"log\": \u003c\\u003e
     "log": <\u003e
     "log": <>
     """
-    said = [text]
+    if b"\\" not in line:
+        return line if line.isascii() else line.decode("utf-8", "replace").encode()
+    said = [line.decode("utf-8", "replace")]
     while "\\" in said[-1] and len(said) <= _MOST_FORMATTERS:
-        plain = _ESCAPED.sub(_characters, said[-1]) if "\\u" in said[-1] else said[-1]
-        said.append(plain.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\"))
-    return "\n".join(said)
+        text = _ESCAPED.sub(_characters, said[-1]) if "\\u" in said[-1] else said[-1]
+        said.append(text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\"))
+    return "\n".join(said).encode("utf-8", "replace")
 
 
 def _characters(escaped: re.Match[str]) -> str:
