@@ -18,7 +18,7 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 _MOST_STATES_BYTES: Final = 1 << 20
 """Memory that RE2 may take for one pattern; RE2 drops states of its automaton and goes on where they need more."""
-_LONGEST_WORD: Final = 12
+_LONGEST_WORD: Final = 24
 """The first characters of a needed word, which are searched for. The rest would tell little more."""
 _SHORTEST_WORD: Final = 3
 """A shorter word is in most texts: the pattern itself is searched for in every text instead."""
@@ -102,36 +102,43 @@ def _begun(tokens: list[str]) -> list[str]:
     return tokens
 
 
-def needed(regex: str) -> list[str]:
+def needed(regex: str) -> list[list[str]]:
     r"""
-    Words of which each match of *regex*, a relaxed pattern, has at least one: the longest that are sure. Empty: none is known.
+    Words without which the relaxed pattern *regex*, one alternative, cannot match: of each list it needs one, rare lists first.
 
-    >>> needed(r"(?:CUDA|HIP) errors? |exit code \d+ of \w+ processes")
-    ['CUDA errors ', 'CUDA error ', 'HIP errors ', 'HIP error ', 'exit code ']
+    >>> needed(r"(?:CUDA|HIP) errors?: .*\b(?:launch|copy)\b")
+    [['CUDA errors: ', 'CUDA error: ', 'HIP errors: ', 'HIP error: '], ['launch', 'copy']]
     """
     if _FLAGS.search(regex):
         return []
-    found = [_sure(tokens) for tokens in _alternatives(regex)]
-    return [word for words in found for word in words] if all(found) else []
+    (tokens,) = _alternatives(regex)
+    parts = sorted(_between_gaps(tokens), key=_rareness, reverse=True)
+    return [words for words in parts if _rareness(words)[0] >= _SHORTEST_WORD]
 
 
-def _sure(tokens: list[str]) -> list[str]:
-    """The same for the *tokens* of one alternative: of the parts between its gaps, the one whose shortest word is longest."""
+def _between_gaps(tokens: list[str]) -> list[list[str]]:
+    """For each part of an alternative between its gaps, the words of which a match has one."""
     parts, words = list[list[str]](), [""]
     for atom, mark in _atoms(tokens):
         spelled = _spelled(atom) if mark in ("", "?", "+") else None
         longer = _joined(words, [*spelled, ""] if mark == "?" else spelled) if spelled else None
         if spelled is None or longer is None:
-            inner = needed(_inner(atom)) if atom[0] == "(" and mark in ("", "+") and not spelled else []
-            parts += [words, inner]
+            parts += [words, _inside(atom) if mark in ("", "+") and not spelled else []]
             words = spelled if spelled and mark != "?" else [""]
         elif mark == "+":
             parts.append(longer)
             words = spelled
         else:
             words = longer
-    best = max([*parts, words], key=_rareness)
-    return best if all(best) else []
+    return [*parts, words]
+
+
+def _inside(atom: list[str]) -> list[str]:
+    """The words of which each match of a group has one: the rarest of each of its alternatives. Empty: none is known."""
+    if atom[0] != "(":
+        return []
+    found = [needed("".join(tokens)) for tokens in _alternatives(_inner(atom))]
+    return [word for lists in found for word in lists[0]] if all(found) else []
 
 
 def _rareness(words: list[str]) -> tuple[int, int]:
@@ -189,25 +196,26 @@ class PatternSet:
     """Patterns by number, and which of them a line may match; a pattern that RE2 cannot read may match every line."""
 
     def __init__(self, regexes: Sequence[str]) -> None:
-        self._parts: list[tuple[int, str]] = []
+        self._parts = [(number, part) for number, regex in enumerate(regexes) for part in _parts_of(relaxed(regex))]
         """The alternatives of the patterns, each with the number of its pattern."""
-        self._always: list[int] = []
-        """Alternatives that need no word, by their place in `_parts`."""
-        owners = dict[bytes, set[int]]()
-        for number, regex in enumerate(regexes):
-            for part, words in _parts_of(relaxed(regex)):
-                here = len(self._parts)
-                self._parts.append((number, part))
-                if not words:
-                    self._always.append(here)
+        first, second = dict[bytes, set[int]](), dict[bytes, set[int]]()
+        self._always, self._one_list = set[int](), set[int]()
+        """Alternatives, by their place in `_parts`, that need no word, and those that need one of one list only."""
+        for here, (_, part) in enumerate(self._parts):
+            lists = needed(part)
+            self._always |= {here} if not lists else set()
+            self._one_list |= {here} if len(lists) < 2 else set()
+            for owners, words in zip((first, second), lists, strict=False):
                 for word in words:
                     owners.setdefault(word[:_LONGEST_WORD].encode(), set()).add(here)
-        self._owners = list(owners.values())
-        self._words = BytesAhoCorasick(owners, implementation=Implementation.ContiguousNFA)
+        words = list(first.keys() | second.keys())
+        self._first, self._second = ([owners.get(word, set()) for word in words] for owners in (first, second))
+        self._words = BytesAhoCorasick(words, implementation=Implementation.ContiguousNFA)
+        self._rare = BytesAhoCorasick(list(first), implementation=Implementation.ContiguousNFA)
 
     def may_match(self, text: bytes) -> bool:
         """Whether a line of *text* has a word that a pattern needs, or matches a pattern that needs none."""
-        return bool(self._words.find_matches_as_indexes(text)) or any(
+        return bool(self._rare.find_matches_as_indexes(text)) or any(
             self._search(part, text, 0) is not None for part in self._always
         )
 
@@ -238,7 +246,8 @@ class PatternSet:
     def _candidates(self, text: bytes) -> set[int]:
         """The alternatives whose words are in *text*, and those that need none."""
         words = {hit[0] for hit in self._words.find_matches_as_indexes(text, overlapping=True)}
-        return set(self._always).union(*(self._owners[word] for word in words))
+        some = set[int]().union(*(self._first[word] for word in words))
+        return self._always | (some & self._one_list.union(*(self._second[word] for word in words)))
 
     def _search(self, part: int, text: bytes, start: int) -> int | None:
         """Where an alternative first matches in *text* from *start* on; None: nowhere."""
@@ -249,11 +258,9 @@ class PatternSet:
         return None if found is None else int(found.start())
 
 
-def _parts_of(regex: str) -> Iterator[tuple[str, list[str]]]:
-    """The alternatives of the relaxed pattern *regex*, each with the words that it needs, if they are long enough to be searched."""
-    for part in [regex] if _FLAGS.search(regex) else map("".join, _alternatives(regex)):
-        words = needed(part)
-        yield part, words if all(len(word) >= _SHORTEST_WORD for word in words) else []
+def _parts_of(regex: str) -> list[str]:
+    """The alternatives of the relaxed pattern *regex*; itself, if flags in it hold for several."""
+    return [regex] if _FLAGS.search(regex) else ["".join(tokens) for tokens in _alternatives(regex)]
 
 
 @cache
