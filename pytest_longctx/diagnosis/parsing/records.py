@@ -230,8 +230,9 @@ def _lines_of(made: Record) -> list[str]:
     return [made.text.replace("\n", "\\n")] if whole else made.text.split("\n") if made.text else []
 
 
-_ESCAPED: Final = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4})+")
-_MOST_FORMATTERS: Final = 2
+_ESCAPED: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
+_MOST_FORMATTERS: Final = 3
+"""Formatters around each other whose escapes are read, such as an engine's in a collector's."""
 
 
 def plain(line: bytes) -> bytes:
@@ -248,8 +249,12 @@ def plain(line: bytes) -> bytes:
         return line if line.isascii() else line.decode("utf-8", "replace").encode()
     said = [line.decode("utf-8", "replace")]
     while "\\" in said[-1] and len(said) <= _MOST_FORMATTERS:
-        text = _ESCAPED.sub(_characters, said[-1]) if "\\u" in said[-1] else said[-1]
-        said.append(text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\"))
+        text = said[-1].replace("\\\\", "\0")
+        text = _ESCAPED.sub(_characters, text) if "\\u" in text else text
+        text = text.replace('\\"', '"').replace("\\n", "\n").replace("\\t", "\t").replace("\0", "\\")
+        if text == said[-1]:
+            break
+        said.append(text)
     return "\n".join(said).encode("utf-8", "replace")
 
 
