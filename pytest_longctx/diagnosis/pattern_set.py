@@ -151,18 +151,18 @@ def _joined(words: list[str], more: list[str]) -> list[str] | None:
 
 
 def _atoms(tokens: list[str]) -> Iterator[tuple[list[str], str]]:
-    """The characters, classes and groups of one alternative's *tokens*, each with the mark of its repetition: ``?``, ``*``, ``+``, ``{``."""
+    """The characters, classes and groups of an alternative, each with the mark of its repetition, or an empty one."""
     depth, atom, mark = 0, list[str](), ""
-    for token in tokens:
-        repeats = token in ("?", "*", "+") or _COUNT.fullmatch(token)
+    for part in tokens:
+        repeats = part in ("?", "*", "+") or _COUNT.fullmatch(part)
         if depth == 0 and atom and repeats:
-            mark = mark or token[0]
+            mark = mark or part[0]
             continue
         if depth == 0 and atom:
             yield atom, mark
             atom, mark = [], ""
-        atom.append(token)
-        depth += (token == "(") - (token == ")")
+        atom.append(part)
+        depth += (part == "(") - (part == ")")
     if atom:
         yield atom, mark
 
@@ -208,9 +208,10 @@ class PatternSet:
             for owners, words in zip((first, second), lists, strict=False):
                 for word in words:
                     owners.setdefault(word[:_LONGEST_WORD].encode(), set()).add(here)
-        words = list(first.keys() | second.keys())
-        self._first, self._second = ([owners.get(word, set()) for word in words] for owners in (first, second))
-        self._words = BytesAhoCorasick(words, implementation=Implementation.ContiguousNFA)
+        both = list(first.keys() | second.keys())
+        self._first = [first.get(word, set()) for word in both]
+        self._second = [second.get(word, set()) for word in both]
+        self._words = BytesAhoCorasick(both, implementation=Implementation.ContiguousNFA)
         self._rare = BytesAhoCorasick(list(first), implementation=Implementation.ContiguousNFA)
 
     def may_match(self, text: bytes) -> bool:

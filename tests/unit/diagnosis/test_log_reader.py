@@ -86,7 +86,7 @@ def test_a_message_is_read_on_where_no_pattern_needs_its_words():
 def test_shapes_of_long_lines_take_little_memory():
     reader = LogReader(CATALOGUES["vllm"])
     for number in range(0, 400, 10):
-        lines = [f"KeyError: {chr(0x4e00 + number + each) * 16_000}\n" for each in range(10)]
+        lines = [f"KeyError: {chr(0x4E00 + number + each) * 16_000}\n" for each in range(10)]
         reader.read("".join(lines).encode())
     assert sum(map(len, reader._shapes.known)) < 8 << 20
 

@@ -93,7 +93,9 @@ def test_each_entry_that_matches_a_quoted_line_is_found_in_it(name):
     index = index_of(CATALOGUES[name])
     for line in shown(CATALOGUES[name]):
         found = {id(entry) for _, entry in index.of(line)}
-        missed = [pattern.pattern for pattern, entry in index.entries if id(entry) not in found and pattern.search(line)]
+        missed = [
+            pattern.pattern for pattern, entry in index.entries if id(entry) not in found and pattern.search(line)
+        ]
         assert missed == [], line
 
 
@@ -122,7 +124,7 @@ def test_a_quoted_line_that_an_entry_matches_is_read_however_it_was_written(name
     assert [line for line in written if not reader._may_matter(line)] == []
 
 
-@given(st.lists(st.text("abc \"\\\n\té", max_size=12), max_size=3), st.integers(0, 3))
+@given(st.lists(st.text('abc "\\\n\té', max_size=12), max_size=3), st.integers(0, 3))
 def test_what_formatters_escaped_is_read_as_it_was(parts, formatters):
     text = said = " ".join(parts)
     for number in range(formatters):
