@@ -211,7 +211,7 @@ def wait_ends_s() -> float:
 def main() -> int:
     """Measure and print the results."""
     size = int(sys.argv[1] if len(sys.argv) > 1 else 256) << 20
-    logs = {
+    logs: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
         "alike": (BOOT + SERVING, alike),
         "ids": (BOOT + SERVING, partial(unlike, hexadecimal=True)),
         "unlike": (BOOT + SERVING, unlike),

@@ -20,8 +20,10 @@ _MOST_STATES_BYTES: Final = 1 << 20
 """Memory that RE2 may take for one pattern; RE2 drops states of its automaton and goes on where they need more."""
 _LONGEST_WORD: Final = 24
 """The first characters of a needed word, which are searched for. The rest would tell little more."""
-_SHORTEST_WORD: Final = 3
-"""A shorter word is in most texts: the pattern itself is searched for in every text instead."""
+_SHORTEST_WORD: Final = 2
+_RARE_WORD: Final = 3
+"""A word with fewer characters is in most long texts: there the pattern itself is searched for instead."""
+_HEAD_BYTES: Final = 1 << 10
 _MOST_WORDS: Final = 128
 """Most words that a part of a pattern is spelled out to."""
 _GROUP: Final = re.compile(r"\((?:\?(?::|P<\w+>))?")
@@ -199,8 +201,9 @@ class PatternSet:
         self._parts = [(number, part) for number, regex in enumerate(regexes) for part in _parts_of(relaxed(regex))]
         """The alternatives of the patterns, each with the number of its pattern."""
         first, second = dict[bytes, set[int]](), dict[bytes, set[int]]()
-        self._always, self._one_list = set[int](), set[int]()
-        """Alternatives, by their place in `_parts`, that need no word, and those that need one of one list only."""
+        self._always, self._one_list, self._common = set[int](), set[int](), set[int]()
+        """Alternatives, by their place: that need no word, that need one of one list only, and whose words are in most texts."""
+        rare = set[bytes]()
         for here, (_, part) in enumerate(self._parts):
             lists = needed(part)
             self._always |= {here} if not lists else set()
@@ -208,16 +211,23 @@ class PatternSet:
             for owners, words in zip((first, second), lists, strict=False):
                 for word in words:
                     owners.setdefault(word[:_LONGEST_WORD].encode(), set()).add(here)
+            if lists and min(map(len, lists[0])) >= _RARE_WORD:
+                rare.update(word[:_LONGEST_WORD].encode() for word in lists[0])
+            else:
+                self._common.add(here)
         both = list(first.keys() | second.keys())
         self._first = [first.get(word, set()) for word in both]
         self._second = [second.get(word, set()) for word in both]
         self._words = BytesAhoCorasick(both, implementation=Implementation.ContiguousNFA)
-        self._rare = BytesAhoCorasick(list(first), implementation=Implementation.ContiguousNFA)
+        self._rare = BytesAhoCorasick(rare, implementation=Implementation.ContiguousNFA)
 
     def may_match(self, text: bytes) -> bool:
-        """Whether a line of *text* has a word that a pattern needs, or matches a pattern that needs none."""
-        return bool(self._rare.find_matches_as_indexes(text)) or any(
-            self._search(part, text, 0) is not None for part in self._always
+        """Whether a line of *text* has a word that a pattern needs, or matches a pattern whose words are in most texts."""
+        found = self._rare.find_matches_as_indexes
+        return bool(
+            found(text[:_HEAD_BYTES])  # where many lines have one, the rest need not be searched
+            or found(text)
+            or any(self._search(part, text, 0) is not None for part in self._common)
         )
 
     def numbers(self, text: str) -> list[int]:
