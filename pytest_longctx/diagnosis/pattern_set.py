@@ -248,10 +248,9 @@ class PatternSet:
             at = 0
             while at < len(texts) and (place := self._search(part, whole, starts[at])) is not None:
                 at = bisect_right(starts, place) - 1
+                found.add(at)
                 while at in found:
                     at += 1
-                found.add(at)
-                at += 1
         return found
 
     def _candidates(self, text: bytes) -> set[int]:
