@@ -74,14 +74,14 @@ def test_the_size_of_the_pieces_that_are_passed_over_changes_nothing(data, serve
 
 def test_a_message_is_read_on_where_no_pattern_needs_its_words():
     """Its lines are dull, and of other pieces of the log than the traceback."""
-    dull = "".join(f"{'zyx' * 2000} {number}\n" for number in range(12))
+    dull = "".join(f"{'zyx' * 2000} {letter}\n" for letter in "ghijklmnopqr")
     log = f"{dull}{TRACE}\nValueError: several things:\n{dull}ValueError: CUDA out of memory\n{dull}"
     slow = LogReader(CATALOGUES["vllm"])
     for line in log.splitlines():
         slow.feed(line)
     fast = read([log.encode()], CATALOGUES["vllm"])
     assert said(fast) == said(slow)
-    assert fast.boot.errors.ended_at == slow.boot.errors.ended_at == log.count("\n")
+    assert fast.boot.errors.ended_at == log.count("\n")
 
 
 def test_shapes_of_long_lines_take_little_memory():
