@@ -1,15 +1,18 @@
 """
 Speed of the log diagnosis, compared with plain reading and with ``grep -c`` of one word on the same file.
 
-There are six logs: lines that differ only in numbers (as in real servers), lines with a hexadecimal id, lines that are all
-different, a log without a ready line, whose boot lines are searched to the end, and two logs of boot lines or errors that are all
-different and have words of many patterns. The script also measures the peak memory of
+There are sixteen logs: lines that differ only in numbers (as in real servers), lines with a hexadecimal id, lines that are all
+different, a log without a ready line, whose boot lines are searched to the end, two logs of boot lines or errors that are all
+different and have words of many patterns, very short and very long lines, lines of Docker and of a JSON formatter, lines without
+ASCII, prompts in English that a server logs, and lines that are all different and of which each is read: answers, and errors. The
+script also measures the peak memory of
 the reading compared with a log of one line, and the time from a fatal line to the end of the wait, using a miniature that logs it
 and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
 """
 
 import base64
 import hashlib
+import json
 import random
 import re
 import subprocess
@@ -83,13 +86,62 @@ def hinted(level: str = "INFO") -> Iterator[str]:
         yield f"(EngineCore pid=70) {level} 11-21 10:11:47 [core.py:114] {words}\n"
 
 
+LETTERS = random.Random(2)
+
+
+def letters(length: int) -> str:
+    """Return random letters."""
+    return base64.b64encode(LETTERS.randbytes(length * 3 // 4 + 3)).decode()[:length]
+
+
+INFO = "(APIServer pid=1) INFO 11-20 23:13:12 [logger.py:1] "
+ENGLISH = """
+the of and to in a is that for it as was with be by on not he i this are or his from at which but have an had they you were
+their one all we can her has there been if more when will would who so no out up into only what some could time them other
+than then now its like our over man me even most made after also did many before must through back years where much your way
+well down should because long each just state those people too little very good world still see own work men day get here
+between life being under three never know same last another while us off might great go come since against right came take
+used himself few house use during without again place around however small found thought went say part once general high upon
+school every does got united left number course war until always away something fact public less almost error failed memory
+need version system
+"""
+
+
+def english(words: int) -> str:
+    """Return English words in a random order, some of which stand in patterns as well."""
+    return " ".join(LETTERS.choices(ENGLISH.split(), k=words))
+
+
+KINDS: dict[str, Callable[[], str]] = {
+    "short lines": lambda: letters(4),
+    "empty lines": lambda: "",
+    "lines of 60,000 letters": lambda: letters(60_000),
+    "Docker's lines": lambda: json.dumps({"log": f"{INFO}{letters(100)}\n", "stream": "stderr"}),
+    "JSON with escapes": lambda: json.dumps(
+        {"message": f'{letters(50)} "{letters(9)}" ä {letters(50)}', "level": "info"}
+    ),
+    "no ASCII": lambda: INFO + "".join(chr(LETTERS.randrange(0x4E00, 0x9FA5)) for _ in range(60)),
+    "English": lambda: INFO + english(20),
+    "prompts": lambda: f"{INFO}Received request {letters(20)}: prompt: '{english(200)}', params: SamplingParams(n=1)",
+    "answers": lambda: f'INFO:     10.0.0.1:5 - "POST /v1/{letters(30)} HTTP/1.1" 200 OK',
+    "errors": lambda: f"{INFO.replace('INFO', 'ERROR')}KeyError: '{letters(30)}'",
+}
+"""Lines that are all different. The last two are read one by one, since a pattern matches each."""
+
+
+def lines_of(kind: Callable[[], str]) -> Iterator[str]:
+    """Yield lines of one kind."""
+    while True:
+        yield f"{kind()}\n"
+
+
 def write(path: Path, head: str, lines: Iterator[str], size: int) -> None:
     """Write a log of about *size* bytes with one fatal line at its end."""
     with path.open("w", encoding="utf-8") as file:
         file.write(head)
         written = 0
         while written < size:
-            block = "".join(next(lines) for _ in range(2000))
+            block = "".join(next(lines) for _ in range(20))
             written += file.write(block)
         file.write(FATAL)
 
@@ -159,13 +211,14 @@ def wait_ends_s() -> float:
 def main() -> int:
     """Measure and print the results."""
     size = int(sys.argv[1] if len(sys.argv) > 1 else 256) << 20
-    logs = {
+    logs: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
         "alike": (BOOT + SERVING, alike),
         "ids": (BOOT + SERVING, partial(unlike, hexadecimal=True)),
         "unlike": (BOOT + SERVING, unlike),
         "never serving": (BOOT, alike),
         "hinted": (BOOT, hinted),
         "hinted errors": (BOOT, partial(hinted, "ERROR")),
+        **{name: (BOOT, partial(lines_of, kind)) for name, kind in KINDS.items()},
     }
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "server.log"

@@ -1,6 +1,7 @@
 """The entries of a catalogue, and which of them a line may match."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,8 +10,8 @@ from pytest_longctx.diagnosis.signatures import Catalogue
 
 _STRUCTURE = (
     r'Traceback|File "|During handling|direct cause|(?:Error|Exception|Interrupt|Exit)(?:: |\(|$)|FATAL|CRITICAL|Segmentation'
-    r"|Killed process|oom|OOM|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED"
-    r"|stop-sigterm|\(code=|Ready:|entered RUNNING|(?:\d|\)): (?:fatal )?error: |panicked at|Server error: "
+    r"|Killed process|(?:oom|OOM)[-_:]? ?[Kk]ill|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on "
+    r"|DUE TO|CANCELLED|stop-sigterm|\(code=|Ready:|entered RUNNING|(?:\d|\)): (?:fatal )?error: |panicked at|Server error: "
     r"|POST|throughput: (?!0\.0)|gen throughput|Success|aborting in-flight|Remaining number"
 )
 """A line without any of these neither begins nor ends an error, nor tells how a process ended or that it works."""
@@ -28,9 +29,13 @@ class Index:
         self._patterns = PatternSet([*(pattern.pattern for pattern, _ in self.entries), _STRUCTURE])
         self._last: tuple[str, tuple[tuple[re.Pattern[str], Any], ...]] = ("", ())
 
-    def matters(self, text: str) -> bool:
-        """Whether any catalogue entry may match *text*, one line or several, or an error may begin or end in it."""
-        return bool(self._patterns.numbers(text))
+    def may_match(self, text: bytes) -> bool:
+        """Whether *text*, one line or several, has a word that an entry of the catalogue or an error needs."""
+        return self._patterns.may_match(text)
+
+    def matched(self, texts: Sequence[bytes]) -> set[int]:
+        """The *texts*, by their place, that an entry of the catalogue may match, or in which an error may begin or end."""
+        return self._patterns.matched(texts)
 
     def of(self, text: str) -> tuple[tuple[re.Pattern[str], Any], ...]:
         """The catalogue entries that may match *text*, in the catalogue's order."""

@@ -1,28 +1,98 @@
-"""Which lines of a log matter, decided once for lines that differ only in numbers and ids."""
+"""
+Which lines of a log matter, decided once for lines that differ only in numbers and ids.
 
-from collections.abc import Callable, Mapping
+A piece of the log without any word that a pattern needs is passed over as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-HEXADECIMAL: Final = b"0123456789abcdef"
+from pytest_longctx.diagnosis.boot_state import SIZES_DUE
+
+_HEXADECIMAL: Final = b"0123456789abcdef"
 """Lines that differ only in these bytes, such as in numbers and ids, have the same shape."""
 _MOST_SHAPES: Final = 20_000
-_GROUP_LINES: Final = 64
+_MOST_BYTES: Final = 4 << 20
+"""Most bytes of all shapes together: a few thousand long lines are as much as all shapes of usual ones."""
+_GROUP_BYTES: Final = 4 << 10
+"""Bytes of lines that are searched together."""
+_PIECE_BYTES: Final = 16 << 10
+_OFTEN: Final = 16
+"""Lines of one shape that are read in one block; of the others only the last."""
 
 
 class LineShapes:
-    """The shapes seen so far; *matters* says whether an entry of the catalogue may match a text of one line or several."""
+    """
+    The shapes seen so far. *matter* says which lines have to be read, and *may_matter* whether one of a piece of the log may
+    have to be, faster and less exactly.
+    """
 
-    def __init__(self, matters: Callable[[str], bool]) -> None:
-        self._matters = matters
+    def __init__(self, matter: Callable[[Sequence[bytes]], list[bool]], may_matter: Callable[[bytes], bool]) -> None:
+        self._matter, self._may_matter = matter, may_matter
         self.known: dict[bytes, bool] = {}
+        self._bytes = 0
 
-    def sort_out(self, by_shape: Mapping[bytes, bytes]) -> None:
-        """Decide for each new line shape whether its lines matter; groups of lines are searched first."""
-        if len(self.known) > _MOST_SHAPES:
+    def due(self, block: bytes, attention: Callable[[], int]) -> Iterator[tuple[int, bytes, int]]:
+        """
+        The lines of a *block* of the log to read: each with its number in the block, and with how many equal lines it stands for.
+        *attention*, asked after each, says how closely the next ones are read.
+        """
+        pieces, last = list[tuple[int, bytes, list[bytes]]](), dict[bytes, int]()
+        at, by_shape = 0, dict[bytes, bytes]()
+        for piece in _pieces(block):
+            shapes = list[bytes]()
+            if self._may_matter(piece):
+                shapes = _shapes(piece)
+                by_shape.update(zip(shapes, piece.split(b"\n"), strict=True))
+                last.update(zip(shapes, range(at, at + len(shapes)), strict=True))
+            pieces.append((at, piece, shapes))
+            at += piece.count(b"\n")
+        self._sort_out(by_shape)
+        return self._read(pieces, last, attention)
+
+    def _read(
+        self, pieces: list[tuple[int, bytes, list[bytes]]], last: Mapping[bytes, int], attention: Callable[[], int]
+    ) -> Iterator[tuple[int, bytes, int]]:
+        seen, passed, attentive = dict[bytes, int](), dict[bytes, int](), attention()
+        for at, piece, shapes in pieces:
+            if not (shapes or attentive):
+                continue
+            lines = zip(piece.split(b"\n"), shapes or _shapes(piece), strict=True)
+            for number, (line, shape) in enumerate(lines, at):
+                matters = bool(shapes) and self.known.get(shape, True)
+                if not shape or not (matters or attentive):
+                    continue
+                count = seen[shape] = seen.get(shape, 0) + 1
+                if count > _OFTEN and attentive < SIZES_DUE and not (matters and number == last[shape]):
+                    passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
+                    continue
+                yield number, line, 1 + passed.pop(shape, 0)
+                attentive = attention()
+
+    def _sort_out(self, by_shape: Mapping[bytes, bytes]) -> None:
+        """Decide for each new line shape whether its lines matter."""
+        if len(self.known) > _MOST_SHAPES or self._bytes > _MOST_BYTES:
             self.known.clear()
+            self._bytes = 0
         fresh = [each for each in by_shape.items() if each[0] not in self.known]
-        for start in range(0, len(fresh), _GROUP_LINES):
-            group = fresh[start : start + _GROUP_LINES]
-            some = self._matters(b"\n".join(line for _, line in group).decode("utf-8", "replace"))
-            for shape, line in group:
-                self.known[shape] = some and self._matters(line.decode("utf-8", "replace"))
+        self._bytes += sum(len(shape) for shape, _ in fresh)
+        start = size = 0
+        for end, (shape, _) in enumerate(fresh, 1):
+            size += len(shape)
+            if size >= _GROUP_BYTES or end == len(fresh):
+                shapes, lines = zip(*fresh[start:end], strict=True)
+                self.known.update(zip(shapes, self._matter(lines), strict=True))
+                start, size = end, 0
+
+
+def _shapes(piece: bytes) -> list[bytes]:
+    return piece.translate(None, _HEXADECIMAL).split(b"\n")
+
+
+def _pieces(block: bytes) -> Iterator[bytes]:
+    """A log's *block* in pieces of whole lines."""
+    start = 0
+    while start < len(block):
+        end = block.find(b"\n", start + _PIECE_BYTES) + 1 or len(block)
+        yield block[start:end]
+        start = end

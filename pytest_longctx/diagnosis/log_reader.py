@@ -2,17 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pytest_longctx.diagnosis.boot_state import SIZES_DUE, Boot, Failure, FirstError, chosen, rooted
+from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
-from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
+from pytest_longctx.diagnosis.line_shapes import LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.parsing import quoting
 from pytest_longctx.diagnosis.parsing.colours import block_without_colours, without_colours
 from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
-from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
+from pytest_longctx.diagnosis.parsing.records import Record, plain, records
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception, noticed
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import (
@@ -34,8 +34,6 @@ _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
 """Most lines of a traceback; one without an end by then was overwritten by another process."""
-_OFTEN = 16
-"""Lines of one shape that are read in one block; of the others only the last."""
 
 
 class LogReader:
@@ -51,7 +49,7 @@ class LogReader:
         self.cut = False
         """Whether the current line has no line feed: the log is cut there or still being written."""
         self._index = index_of(catalogue)
-        self._shapes = LineShapes(self._matters)
+        self._shapes = LineShapes(self._matter, self._may_matter)
         self._outer = OuterPrefixes()
 
     @property
@@ -119,25 +117,11 @@ class LogReader:
 
     def read(self, block: bytes) -> None:
         """Read a block of whole log lines, as `Lines` makes them."""
-        block = block_without_colours(block)
-        lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
-        self._shapes.sort_out(dict(zip(shapes, lines, strict=True)))
-        known, before = self._shapes.known, self.lines
-        seen, passed = dict[bytes, int](), dict[bytes, int]()
-        last = dict(zip(shapes, range(len(shapes)), strict=True))
-        attentive = self._attentive()
-        for number, (line, shape) in enumerate(zip(lines, shapes, strict=True)):
-            matters = known.get(shape, True)
-            if not shape or not (matters or attentive):
-                continue
-            count = seen[shape] = seen.get(shape, 0) + 1
-            if count > _OFTEN and attentive < SIZES_DUE and not (matters and number == last[shape]):
-                passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
-                continue
+        block, before = block_without_colours(block), self.lines
+        for number, line, times in self._shapes.due(block, self._attentive):
             self.lines = before + number
-            self._feed(line.decode("utf-8", "replace"), times=1 + passed.pop(shape, 0))
-            attentive = self._attentive()
-        self.lines = before + len(lines) - 1
+            self._feed(line.decode("utf-8", "replace"), times)
+        self.lines = before + block.count(b"\n")
 
     def read_rest(self, block: bytes) -> None:
         """Read the last line of a log that ends without a line feed."""
@@ -149,16 +133,20 @@ class LogReader:
         """Return how closely the next log line must be read: the highest value of all boots."""
         return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
-    def _matters(self, text: str) -> bool:
-        """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
-        if "\\u" in text or self._index.matters(with_unescaped(text) if "\\" in text else text):
-            return True
-        return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
+    def _matter(self, lines: Sequence[bytes]) -> list[bool]:
+        """Whether the log reader must look at each of *lines*: an entry of the catalogue may match, or it is a first error."""
+        found = self._index.matched([plain(line) for line in lines])
+        new = not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
+        return [at in found or (new and b"ERROR" in line) for at, line in enumerate(lines)]
+
+    def _may_matter(self, piece: bytes) -> bool:
+        """The same of a *piece* of the log, from the words in it alone."""
+        return b"ERROR" in piece or self._index.may_match(plain(piece))
 
     def feed(self, line: str) -> None:
         """Read one line of the log."""
         line = without_colours(line)
-        if self._attentive() or self._matters(line):
+        if self._attentive() or self._matter([line.encode("utf-8", "replace")])[0]:
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> None:

@@ -1,18 +1,35 @@
 """
-Many patterns searched for in a line at once, by RE2.
+Many patterns searched for in lines at once.
 
-The search may report a pattern that does not match the line; it never misses one that does. `re` decides what was found.
+All words that the patterns need are searched for in one pass (Aho-Corasick), at a speed that no text changes. Only the patterns
+whose words are there are searched for, each by RE2. The search may report a pattern that does not match; it never misses one
+that does. `re` decides what was found.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
-from typing import Final
+from functools import cache
+from itertools import accumulate, product
+from typing import Any, Final
 
 import re2
+from ahocorasick_rs import BytesAhoCorasick, Implementation
 
-_MOST_STATES_BYTES: Final = 16 << 20
-"""Memory that RE2 may take for the states of its automaton; RE2 drops them and goes on where they need more."""
+_MOST_STATES_BYTES: Final = 1 << 20
+"""Memory that RE2 may take for one pattern; RE2 drops states of its automaton and goes on where they need more."""
+_LONGEST_WORD: Final = 24
+"""The first characters of a needed word, which are searched for. The rest would tell little more."""
+_SHORTEST_WORD: Final = 2
+_RARE_WORD: Final = 3
+"""A word with fewer characters is in most long texts: there the pattern itself is searched for instead."""
+_HEAD_BYTES: Final = 1 << 10
+_MOST_WORDS: Final = 128
+"""Most words that a part of a pattern is spelled out to."""
+_GROUP: Final = re.compile(r"\((?:\?(?::|P<\w+>))?")
+_FLAGS: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:|P<|m:)")
+"""Groups whose text does not say what they match."""
+_COUNT: Final = re.compile(r"\{\d*,?\d*\}")
 _END: Final = r'(?:"|[ \t\r]*(?m:$))'
 """The end of a message; in a line of JSON a quotation mark."""
 _TOKEN = re.compile(
@@ -87,28 +104,183 @@ def _begun(tokens: list[str]) -> list[str]:
     return tokens
 
 
+def needed(regex: str) -> list[list[str]]:
+    r"""
+    Words without which the relaxed pattern *regex*, one alternative, cannot match: of each list it needs one, rare lists first.
+
+    >>> needed(r"(?:CUDA|HIP) errors?: .*\b(?:launch|copy)\b")
+    [['CUDA errors: ', 'CUDA error: ', 'HIP errors: ', 'HIP error: '], ['launch', 'copy']]
+    """
+    if _FLAGS.search(regex):
+        return []
+    (tokens,) = _alternatives(regex)
+    parts = sorted(_between_gaps(tokens), key=_rareness, reverse=True)
+    return [words for words in parts if _rareness(words)[0] >= _SHORTEST_WORD]
+
+
+def _between_gaps(tokens: list[str]) -> list[list[str]]:
+    """For each part of an alternative between its gaps, the words of which a match has one."""
+    parts, words = list[list[str]](), [""]
+    for atom, mark in _atoms(tokens):
+        spelled = _spelled(atom) if mark in ("", "?", "+") else None
+        longer = _joined(words, [*spelled, ""] if mark == "?" else spelled) if spelled else None
+        if spelled is None or longer is None:
+            parts += [words, _inside(atom) if mark in ("", "+") and not spelled else []]
+            words = spelled if spelled and mark != "?" else [""]
+        elif mark == "+":
+            parts.append(longer)
+            words = spelled
+        else:
+            words = longer
+    return [*parts, words]
+
+
+def _inside(atom: list[str]) -> list[str]:
+    """The words of which each match of a group has one: the rarest of each of its alternatives. Empty: none is known."""
+    if atom[0] != "(":
+        return []
+    found = [needed("".join(tokens)) for tokens in _alternatives(_inner(atom))]
+    return [word for lists in found for word in lists[0]] if all(found) else []
+
+
+def _rareness(words: list[str]) -> tuple[int, int]:
+    return min(_LONGEST_WORD, min(map(len, words), default=0)), -len(words)
+
+
+def _joined(words: list[str], more: list[str]) -> list[str] | None:
+    """Each of *words* followed by each of *more*; None: they are too many."""
+    return [before + after for before, after in product(words, more)] if len(words) * len(more) <= _MOST_WORDS else None
+
+
+def _atoms(tokens: list[str]) -> Iterator[tuple[list[str], str]]:
+    """The characters, classes and groups of an alternative, each with the mark of its repetition, or an empty one."""
+    depth, atom, mark = 0, list[str](), ""
+    for part in tokens:
+        repeats = part in ("?", "*", "+") or _COUNT.fullmatch(part)
+        if depth == 0 and atom and repeats:
+            mark = mark or part[0]
+            continue
+        if depth == 0 and atom:
+            yield atom, mark
+            atom, mark = [], ""
+        atom.append(part)
+        depth += (part == "(") - (part == ")")
+    if atom:
+        yield atom, mark
+
+
+def _inner(group: list[str]) -> str:
+    return _GROUP.sub("", "".join(group)[:-1], count=1)
+
+
+def _spelled(atom: list[str]) -> list[str] | None:
+    """Every text that a pattern's *atom* matches; None: they are too many or not known."""
+    first = atom[0]
+    if first == "(":
+        found = list[str]()
+        for tokens in _alternatives(_inner(atom)):
+            words: list[str] | None = [""]
+            for inner, mark in _atoms(tokens):
+                more = _spelled(inner) if mark in ("", "?") else None
+                words = None if words is None or more is None else _joined(words, [*more, ""] if mark else more)
+            if words is None or len(found) + len(words) > _MOST_WORDS:
+                return None
+            found += words
+        return found
+    if first[0] == "[":
+        return list(first[1:-1]) if re.fullmatch(r"\[\w+\]", first) else None
+    if first in (r"\b", r"\B"):
+        return [""]
+    return None if first in (".", "^", "$") or re.fullmatch(r"\\\w", first) else [first[-1]]
+
+
 class PatternSet:
     """Numbered patterns, searched in a line at once. A pattern that RE2 cannot read may match every line."""
 
     def __init__(self, regexes: Sequence[str]) -> None:
-        options = re2.Options()
-        options.max_mem = _MOST_STATES_BYTES
-        options.log_errors = False
-        self._set = re2.Set.SearchSet(options)
-        self._numbers: list[int] = []
-        self._unread: list[int] = []
-        for number, regex in enumerate(regexes):
-            try:
-                self._set.Add(relaxed(regex))
-            except re2.error:
-                self._unread.append(number)
+        self._parts = [(number, part) for number, regex in enumerate(regexes) for part in _parts_of(relaxed(regex))]
+        """The alternatives of the patterns, each with the number of its pattern."""
+        first, second = dict[bytes, set[int]](), dict[bytes, set[int]]()
+        self._always, self._one_list, self._common = set[int](), set[int](), set[int]()
+        """Alternatives, by their place: that need no word, that need one of one list only, and whose words are in most texts."""
+        rare = set[bytes]()
+        for here, (_, part) in enumerate(self._parts):
+            lists = needed(part)
+            self._always |= {here} if not lists else set()
+            self._one_list |= {here} if len(lists) < 2 else set()
+            for owners, words in zip((first, second), lists, strict=False):
+                for word in words:
+                    owners.setdefault(word[:_LONGEST_WORD].encode(), set()).add(here)
+            if lists and min(map(len, lists[0])) >= _RARE_WORD:
+                rare.update(word[:_LONGEST_WORD].encode() for word in lists[0])
             else:
-                self._numbers.append(number)
-        self._set.Compile()
+                self._common.add(here)
+        both = list(first.keys() | second.keys())
+        self._first = [first.get(word, set()) for word in both]
+        self._second = [second.get(word, set()) for word in both]
+        self._words = BytesAhoCorasick(both, implementation=Implementation.ContiguousNFA)
+        self._rare = BytesAhoCorasick(rare, implementation=Implementation.ContiguousNFA)
+
+    def may_match(self, text: bytes) -> bool:
+        """Whether a line of *text* has a word that a pattern needs, or matches a pattern whose words are in most texts."""
+        found = self._rare.find_matches_as_indexes
+        return bool(
+            found(text[:_HEAD_BYTES])  # where many lines have one, the rest need not be searched
+            or found(text)
+            or any(self._search(part, text, 0) is not None for part in self._common)
+        )
 
     def numbers(self, text: str) -> list[int]:
         """Return the numbers of the patterns that may match *text*, one line or several, in their order."""
-        if not self._numbers:
-            return self._unread
-        found = self._set.Match(text.encode("utf-8", "replace")) or ()  # a lone surrogate has no UTF-8
-        return sorted([*(self._numbers[index] for index in found), *self._unread])
+        encoded = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
+        found = set[int]()
+        for part in self._candidates(encoded):
+            number = self._parts[part][0]
+            if number not in found and self._search(part, encoded, 0) is not None:
+                found.add(number)
+        return sorted(found)
+
+    def matched(self, texts: Sequence[bytes]) -> set[int]:
+        """Return which of *texts* a pattern of the set may match, by their place; each is UTF-8, and one line or several."""
+        whole, starts = b"\n".join(texts), [0, *accumulate(len(text) + 1 for text in texts)]
+        found = set[int]()
+        for part in self._candidates(whole):
+            at = 0
+            while at < len(texts) and (place := self._search(part, whole, starts[at])) is not None:
+                at = bisect_right(starts, place) - 1
+                found.add(at)
+                while at in found:
+                    at += 1
+        return found
+
+    def _candidates(self, text: bytes) -> set[int]:
+        """Return the alternatives whose words are in *text*, and those that need none."""
+        words = {hit[0] for hit in self._words.find_matches_as_indexes(text, overlapping=True)}
+        some = set[int]().union(*(self._first[word] for word in words))
+        return self._always | (some & self._one_list.union(*(self._second[word] for word in words)))
+
+    def _search(self, part: int, text: bytes, start: int) -> int | None:
+        """Return where an alternative first matches in *text* from *start* on; None: nowhere."""
+        made = _made(self._parts[part][1])
+        if made is None:
+            return start
+        found = made.search(text, start)
+        return None if found is None else int(found.start())
+
+
+def _parts_of(regex: str) -> list[str]:
+    """Return the alternatives of the relaxed pattern *regex*; itself, if flags in it hold for several."""
+    return [regex] if _FLAGS.search(regex) else ["".join(tokens) for tokens in _alternatives(regex)]
+
+
+@cache
+def _made(regex: str) -> Any:
+    """The search for *regex* by RE2, made when it is first needed; None if RE2 cannot read it."""
+    options = re2.Options()
+    options.max_mem = _MOST_STATES_BYTES
+    options.log_errors = False
+    options.never_capture = True
+    try:
+        return re2.compile(regex, options)
+    except re2.error:
+        return None

@@ -233,9 +233,36 @@ def _lines_of(made: Record) -> list[str]:
     return [made.text.replace("\n", "\\n")] if whole else made.text.split("\n") if made.text else []
 
 
-def with_unescaped(text: str) -> str:
-    r"""*text*, followed by what it says if a JSON formatter escaped it; the escapes ``\uXXXX`` are left."""
-    return "\n".join((text, text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")))
+_ESCAPED: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
+_MOST_FORMATTERS: Final = 3
+"""Formatters around each other whose escapes are read, such as an engine's in a collector's."""
+
+
+def plain(line: bytes) -> bytes:
+    r"""
+    A *line* or several as valid UTF-8, followed by what it says if a JSON formatter escaped it, and by what that says if one
+    around the other did.
+
+    >>> print(plain(rb"\"log\": \u003c\\u003e").decode())
+    \"log\": \u003c\\u003e
+    "log": <\u003e
+    "log": <>
+    """
+    if b"\\" not in line:
+        return line if line.isascii() else line.decode("utf-8", "replace").encode()
+    said = [line.decode("utf-8", "replace")]
+    while "\\" in said[-1] and len(said) <= _MOST_FORMATTERS:
+        text = said[-1].replace("\\\\", "\0")
+        text = _ESCAPED.sub(_characters, text) if "\\u" in text else text
+        text = text.replace('\\"', '"').replace("\\n", "\n").replace("\\t", "\t").replace("\0", "\\")
+        if text == said[-1]:
+            break
+        said.append(text)
+    return "\n".join(said).encode("utf-8", "replace")
+
+
+def _characters(escaped: re.Match[str]) -> str:
+    return str(json.loads(f'"{escaped[0]}"'))
 
 
 _MESSAGE_KEYS: Final = ("message", "msg", "log", "MESSAGE", "event", "text", "textPayload")

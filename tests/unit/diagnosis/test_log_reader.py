@@ -1,11 +1,13 @@
 """A log gives the same result in any chunks, and the fast filter finds what the slow search finds."""
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pytest_longctx.diagnosis import line_shapes
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.parsing.lines import LONGEST_LINE, Lines
@@ -60,6 +62,34 @@ def test_the_fast_way_finds_what_the_slow_one_does(name, data, served):
     for line in (lines.take(log) + lines.rest()).split(b"\n"):
         slow.feed(line.decode("utf-8", "replace"))
     assert said(read([log], CATALOGUES[name])) == said(slow)
+
+
+@given(data=LOGS, served=st.booleans(), piece=st.integers(1, 200))
+def test_the_size_of_the_pieces_that_are_passed_over_changes_nothing(data, served, piece):
+    log = "\n".join([*SERVING, ""]).encode() + data if served else data
+    whole = said(read([log], CATALOGUES["vllm"]))
+    with patch.object(line_shapes, "_PIECE_BYTES", piece), patch.object(line_shapes, "_GROUP_BYTES", piece):
+        assert said(read([log], CATALOGUES["vllm"])) == whole
+
+
+def test_a_message_is_read_on_where_no_pattern_needs_its_words():
+    """Its lines are dull, and of other pieces of the log than the traceback."""
+    dull = "".join(f"{'zyx' * 2000} {letter}\n" for letter in "ghijklmnopqr")
+    log = f"{dull}{TRACE}\nValueError: several things:\n{dull}ValueError: CUDA out of memory\n{dull}"
+    slow = LogReader(CATALOGUES["vllm"])
+    for line in log.splitlines():
+        slow.feed(line)
+    fast = read([log.encode()], CATALOGUES["vllm"])
+    assert said(fast) == said(slow)
+    assert fast.boot.errors.ended_at == log.count("\n")
+
+
+def test_shapes_of_long_lines_take_little_memory():
+    reader = LogReader(CATALOGUES["vllm"])
+    for number in range(0, 400, 10):
+        lines = [f"KeyError: {chr(0x4E00 + number + each) * 16_000}\n" for each in range(10)]
+        reader.read("".join(lines).encode())
+    assert sum(map(len, reader._shapes.known)) < 8 << 20
 
 
 @pytest.mark.parametrize("name", NAMES)
