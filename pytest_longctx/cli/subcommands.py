@@ -149,14 +149,14 @@ _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 def add_selftest_command(commands: Any) -> None:
-    """Add the subcommand ``longctx selftest``, which tests the tests with planted faults, to the console parser."""
+    """Add the subcommand ``longctx selftest``, which tests the tests with injected faults, to the console parser."""
     tested: ArgumentParser = commands.add_parser(
-        "selftest", help="plant faults in a running engine, and print which checks of the cache paths name each"
+        "selftest", help="inject faults into a running engine, and print which checks of the cache paths name each"
     )
     tested.add_argument("--engine", required=True, metavar="NAME", help="vllm-cpu")
     tested.add_argument("--logs", type=Path, default=Path("longctx-selftest"), help="folder for the engine's log")
     tested.add_argument(
-        "--repetitions", type=int, metavar="N", help="plant nothing; judge N times, by random paths and prompt lengths"
+        "--repetitions", type=int, metavar="N", help="inject no fault; judge N times, with random paths and prompt lengths"
     )
     tested.add_argument("--seed", type=int, default=0, help="seed of the repetitions; default: 0")
     tested.add_argument("faults", nargs="*", help="faults by name; default: all")

@@ -191,4 +191,4 @@ class Prediction:
             return "fits" + (f" {self.concurrency:.2f}x" if self.concurrency is not None else "")
         if self.doubt:
             return f"not decided, {self.outcome} at a guess: {self.doubt}"
-        return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} cures it" if self.cure else "")
+        return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} fixes it" if self.cure else "")

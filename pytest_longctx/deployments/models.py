@@ -1,4 +1,4 @@
-"""The model of a deployment (generated, fetched, in a folder, or by name): its place, config, shape and fingerprint."""
+"""The model of a deployment (generated, fetched, in a folder, or named): where it is, and its config, shape and fingerprint."""
 
 import hashlib
 import json

@@ -165,7 +165,7 @@ class Finding(toml.Table):
     cure: FindingId | None = None
     """For an expected failure: the finding about the same configuration with the fix applied."""
     no_cure: str = ""
-    """The reason why there is no cure."""
+    """The reason why there is no fix."""
     note: str = ""
     """Errors or omissions of the document, in prose."""
 

@@ -211,7 +211,7 @@ class PromptFactory:
         return Text(reader.text(rng, length), length, self.seed, self.key)
 
     def written(self, text: str) -> Text:
-        """Return *text* as a prompt, with its length by the model's tokenizer, special tokens included."""
+        """Return *text* as a prompt. The model's tokenizer determines its length, including special tokens."""
         return Text(text, self._reader().vocabulary.count(text, special=True), self.seed, self.key)
 
     def chat(self, tokens: int | str, system: str = "") -> prompt_text.Chat:

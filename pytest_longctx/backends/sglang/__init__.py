@@ -199,7 +199,7 @@ class Sglang(Backend):
         if found := _not_pooled(deployment, shape, whole):
             return f"the memory of {self.name} for {whole.model_type} is not modelled: {found}"
         if whole.vision_parameters and shape.architecture != _LLAMA_4 and "mem-fraction-static" not in deployment.flags:
-            return f"the memory of {self.name} for models with a vision tower is not modelled without --mem-fraction-static"
+            return f"the memory of {self.name} for models with a vision encoder is not modelled without --mem-fraction-static"
         return ""
 
     def _on_device(self, deployment: Deployment) -> str:

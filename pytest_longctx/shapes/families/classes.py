@@ -20,7 +20,7 @@ _DENSE = frozenset(
     }
 )
 _SIGHTLESS = {"ChatGLMModel": "GLM4VForCausalLM", "ChatGLMForConditionalGeneration": "GLM4VForCausalLM"}
-"""Classes of the text part alone, and the class that loads a tower with it; engines refuse them for a file with both."""
+"""Classes of the text part alone, and the class that also loads the encoder; engines refuse them for a file with both."""
 _DIVIDES = frozenset(
     (
         *("qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "mimo", "internlm2", "orion", "minicpm"),
@@ -52,7 +52,7 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
     """
     for name in names(k)[:1]:
         if name in _SIGHTLESS and k.raw("vision_config"):
-            raise k.refuse("architectures", f"{name} has no tower, and the file describes one: {_SIGHTLESS[name]} has")
+            raise k.refuse("architectures", f"{name} has no encoder, but the file describes one; use {_SIGHTLESS[name]}")
         if _DRAFTS.search(name):
             raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
         if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):

@@ -39,7 +39,7 @@ def _ernie_vl(k: Keys) -> Body:
     width of those for text.
     """
     for key in ("rope_3d", "freq_allocation", "pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"):
-        k.raw(key)  # of the rotation, and of the tower behind vision_config
+        k.raw(key)  # of the rotation, and of the encoder behind vision_config
     k.raw("moe_use_aux_free")  # the correction of the routing is always there
     counts, widths = _pair(k, "moe_num_experts"), _pair(k, "moe_intermediate_size") or (1536, 512)
     count, of_images = counts or (k.count("moe_num_experts"),) * 2

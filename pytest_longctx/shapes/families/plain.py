@@ -59,14 +59,14 @@ def _phi3(k: Keys) -> Body:
 
 
 def _phi4mm(k: Keys) -> Body:
-    """Phi-4 multimodal: Phi-3 with towers; engines load its adapters apart, where they are asked for."""
+    """Phi-4 multimodal: Phi-3 with encoders; engines load its adapters separately, on request."""
     for key in ("embd_layer", "audio_processor", "img_processor", "speech_lora", "vision_lora"):
         k.raw(key)
     return _phi3(k)
 
 
 def _phi3_v(k: Keys) -> Body:
-    """Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision tower whose sizes are fixed in the model class."""
+    """Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision encoder whose sizes are fixed in the model class."""
     for key in ("embd_layer", "img_processor"):
         k.raw(key)
     return _phi3(k)
@@ -116,7 +116,7 @@ def _ernie(k: Keys) -> Body:
 
 
 def _hunyuan_dense(k: Keys) -> Body:
-    """Hunyuan's dense models, whose files keep keys of its mixtures, its towers and its classifiers."""
+    """Hunyuan's dense models, whose files keep keys of its mixtures, its encoders and its classifiers."""
     for name in ("anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "dense_list", "class_num"):
         k.raw(name)
     for name in ("add_classification_head", "position_embedding_xdrope", "cla_share_factor", "pool_type", "norm_type"):

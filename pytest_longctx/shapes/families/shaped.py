@@ -191,7 +191,7 @@ def _laguna(k: Keys) -> Body:
 
 
 def _nemotron_nas(k: Keys) -> Body:
-    """Nemotron Super and Ultra: each block gives its width and query heads per KV head; some blocks have no attention."""
+    """Nemotron Super and Ultra: each block states its width and its number of query heads per KV head; some have no attention."""
     hidden, layers, heads = k.stated("hidden_size"), layer_count(k), k.stated("num_attention_heads")
     blocks = k.per_layer("block_configs", layers)
     if blocks is None:
