@@ -58,6 +58,6 @@ def without_waiting(name: str, flags: int) -> int:
     mode = os.fstat(found).st_mode
     if not flags & (os.O_WRONLY | os.O_RDWR) and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
         os.close(found)
-        raise OSError(errno.EINVAL, "it is a device, and a file or a pipe is needed", name)
+        raise OSError(errno.EINVAL, "must be a file or a pipe; found a device", name)
     os.set_blocking(found, True)
     return found

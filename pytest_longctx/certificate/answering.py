@@ -49,7 +49,9 @@ def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
         return broken(name, seen, f"at most {most} tokens", f"{limit} {most}")
     if long:
         return unmeasured(
-            name, "the text is long for the reported number of tokens: the text consists of repeated marks, or the number is wrong", seen
+            name,
+            "the text is long for the reported number of tokens: the text consists of repeated marks, or the number is wrong",
+            seen,
         )
     return holds(name, seen, f"{limit} {most}")
 
@@ -57,7 +59,7 @@ def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
 def _newer(exam: Examination, short: Reply) -> Result:
     name = "answer-max-completion-tokens"
     if exam.dialect.id != "chat":
-        return unmeasured(name, "this dialect has one name for it")
+        return unmeasured(name, "this dialect has only one name for this parameter")
     older = exam.dialect.limit[0]
     other = "max_completion_tokens" if older == "max_tokens" else "max_tokens"
     # In a stream, because an answer without a limit may go on for minutes: it is closed then.
@@ -128,7 +130,8 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
     stop = text[place : place + 4].strip()
     if share != 1 or not stop or not stop.isascii() or text.find(stop) < _BEFORE_STOP:
         return unmeasured(
-            name, "the answer is not repeatable, or no string in its middle is unique enough to serve as a stop sequence"
+            name,
+            "the answer is not repeatable, or no string in its middle is unique enough to serve as a stop sequence",
         )
     reply = exam.ask((("user", COUNTING),), _LONG_TOKENS, stop=stop)
     if not reply.served:
@@ -175,7 +178,9 @@ def _own(exam: Examination, share: float | None) -> Result:
     if mixed:
         return broken(name, f"{len(mixed)} of {_AT_ONCE} answers belong to another request", "each its own")
     same = sum(each.text == alone[place] for place, each in enumerate(replies))
-    return holds(name, f"{same} of {_AT_ONCE} answers equal those of single requests; none equals the answer to another request")
+    return holds(
+        name, f"{same} of {_AT_ONCE} answers equal those of single requests; none equals the answer to another request"
+    )
 
 
 def _own_codes(exam: Examination) -> Result:
@@ -189,7 +194,9 @@ def _own_codes(exam: Examination) -> Result:
         if any(has(reply.text, code) for other, code in enumerate(codes) if other != place)
     ]
     own = sum(has(reply.text, code) for reply, code in zip(replies, codes, strict=True))
-    seen = f"of {_AT_ONCE} requests at once, {own} returned their own code and {len(others)} the code of another request"
+    seen = (
+        f"of {_AT_ONCE} requests at once, {own} returned their own code and {len(others)} the code of another request"
+    )
     if others:
         return broken(name, seen, "each its own")
     if exam.wire.gap_s:
@@ -213,7 +220,9 @@ def _cached(exam: Examination, share: float | None) -> Result:
     texts = [each.text + each.thought for each in replies]
     if len(set(texts)) == 1 and texts[0]:
         return holds(name, "the same answer three times")
-    because = "the model does not answer questions, and the answers differ" + ("" if share == 1 else ", as others of it do")
+    because = "the model does not answer questions, and the answers differ" + (
+        "" if share == 1 else ", as others of it do"
+    )
     return unmeasured(name, because)
 
 

@@ -179,9 +179,7 @@ def _total(exam: Examination) -> Result:
     seen = f"{len(more)} of {len(sums)} answers, such as {next(iter(more)).counts}"
     # Some providers count reasoning in the total alone.
     if all(extra == (each.counts.reasoning if each.counts else None) for each, extra in more.items()):
-        return unmeasured(
-            name, "total_tokens includes the reasoning tokens, which the answer's count excludes", seen
-        )
+        return unmeasured(name, "total_tokens includes the reasoning tokens, which the answer's count excludes", seen)
     cut = [each for each in more if each.finish == "length" and each.counts]
     if cut and all((each.counts.answer or 0) + more[each] == each.answer_tokens for each in cut if each.counts):
         return unmeasured(

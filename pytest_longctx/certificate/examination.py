@@ -143,7 +143,8 @@ def list_models(exam: Examination) -> None:
     if exam.model is None and ids:
         if len(ids) > 1:
             raise Unaskable(
-                f"{exam.wire.base} lists {len(ids)} models: {shown(', '.join(ids[:8]))}\n  try      --model with one of these names"
+                f"{exam.wire.base} lists {len(ids)} models: {shown(', '.join(ids[:8]))}\n"
+                "  try      --model with one of these names"
             )
         exam.model = ids[0]
     entry = next((entry for entry in entries if entry.get("id") == exam.model), {})
@@ -205,7 +206,7 @@ def _remedy(exam: Examination) -> str:
     if statuses & {401, 403}:
         return "the right key in the environment variable LONGCTX_API_KEY, or in the variable that --key-env names"
     if moved := next((reply.location for reply in exam.wire.replies if reply.ending == "redirected"), ""):
-        return f"the address that the server redirects to, if this is the API's address (redirects are not followed): {shown(moved)}"
+        return f"the address of the redirect, if this is the API's address (redirects are not followed): {shown(moved)}"
     if exam.model is None:
         return "--model with the name of a model that the server serves"
     return "the base URL of the API, without /v1, and --model"

@@ -148,7 +148,9 @@ def span(exam: Examination, limit: Limit) -> str:
     if limit.found and exam.ruler.exact:
         return f"prompts of {length} are served{ruled}, prompts with one more token are not"
     if limit.fails is not None:
-        return f"prompts of {length} are served{ruled}, prompts of {limit.fails.tokens:,} are not; {exam.ruler.interval}"
+        return (
+            f"prompts of {length} are served{ruled}, prompts of {limit.fails.tokens:,} are not; {exam.ruler.interval}"
+        )
     return f"prompts of {length} are served{ruled}; no longer prompt was refused"
 
 
@@ -309,7 +311,10 @@ def _by_size(exam: Examination, limit: Limit) -> str:
     if not accepted(exam.sent[-1]):
         return ""
     letters = limit.fails.reply.prompt_characters
-    return f"{limit.fails.tokens:,} tokens in {reply.prompt_characters:,} characters are served, in {letters:,} characters they are not"
+    return (
+        f"{limit.fails.tokens:,} tokens in {reply.prompt_characters:,} characters are served, "
+        f"in {letters:,} characters they are not"
+    )
 
 
 def _sides(exam: Examination, limit: Limit) -> Result:
@@ -328,7 +333,9 @@ def _sides(exam: Examination, limit: Limit) -> Result:
         return holds("length-sides", seen)
     if limit.stopped or below.reply.ending == "limited":
         return unmeasured("length-sides", "requests were rate-limited", seen)
-    return broken("length-sides", seen, "the same result as before: the shorter prompt is served, the longer one is not")
+    return broken(
+        "length-sides", seen, "the same result as before: the shorter prompt is served, the longer one is not"
+    )
 
 
 def _below(exam: Examination, limit: Limit) -> Result:

@@ -62,7 +62,11 @@ def _status(exam: Examination, reply: Reply | None) -> Result:
     if reply is None:
         return unmeasured(name, "no request was too long, or the budget does not cover one without streaming")
     if reply.status == httpx.codes.OK:
-        because = "the server accepts this length without streaming" if accepted_reply(reply) else "the status is 200 (see error-200)"
+        because = (
+            "the server accepts this length without streaming"
+            if accepted_reply(reply)
+            else "the status is 200 (see error-200)"
+        )
         return unmeasured(name, because, reply.said)
     if reply.ending == "limited" or reply.status in GIVEN_UP or exam.facts.get("dead"):
         because = (
@@ -89,7 +93,9 @@ def _text(reply: Reply | None) -> Result:
     if readable and (numbers(reply.error) or any(word in said for word in _SAYS_LENGTH)):
         return holds(name, reply.said)
     kind = reply.kind or "no content type"
-    return broken(name, f"{kind}: {reply.said}", "JSON with a message that names the length, or says that the prompt is too long")
+    return broken(
+        name, f"{kind}: {reply.said}", "JSON with a message that names the length, or says that the prompt is too long"
+    )
 
 
 def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> Result:
@@ -176,7 +182,9 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
     away = [each for each in moved if other_host(exam.wire.base, each.location)]
     if away:
         seen = f"HTTP {away[0].status} to another host, in {len(away)} of {len(replies)} answers (not followed)"
-        yield broken("error-redirect", seen, "no redirect to another host, because clients send the API key to that host too")
+        yield broken(
+            "error-redirect", seen, "no redirect to another host, because clients send the API key to that host too"
+        )
     else:
         yield holds("error-redirect", f"{len(moved)} redirects, none to another host")
     yield _cut(exam, replies)

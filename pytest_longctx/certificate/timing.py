@@ -143,14 +143,10 @@ def _silence(replies: list[Reply]) -> Result:
         return unmeasured(name, "no request was served")
     if len(given_up) > 1:
         each = min(given_up, key=lambda reply: reply.took_s)
-        return broken(
-            name, f"{each.said} after {duration(each.took_s)}", "the server's answer instead of a proxy's"
-        )
+        return broken(name, f"{each.said} after {duration(each.took_s)}", "the server's answer instead of a proxy's")
     seen = f"the longest silence before a served first token: {duration(longest)}"
     return (
-        holds(name, seen, silence_s=longest)
-        if not given_up
-        else unmeasured(name, "a proxy gave up one request", seen)
+        holds(name, seen, silence_s=longest) if not given_up else unmeasured(name, "a proxy gave up one request", seen)
     )
 
 

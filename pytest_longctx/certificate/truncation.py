@@ -121,9 +121,7 @@ def _no_recall(short: Reading) -> str:
     if not short.reply.served:
         return f"the server did not answer questions about codes: {short.reply.said}"
     if short.unfinished:
-        return (
-            "the answers reach their token limit before they contain all codes; reasoning models can do this"
-        )
+        return "the answers reach their token limit before they contain all codes; reasoning models can do this"
     return "the model does not answer questions about codes in a short text, so lost codes would prove nothing"
 
 
@@ -240,7 +238,9 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
     for each in PARTS:
         if part is None:
             yield unmeasured(
-                f"truncation-{each}", "codes were lost without a pattern; either the model or the server lost them", seen
+                f"truncation-{each}",
+                "codes were lost without a pattern; either the model or the server lost them",
+                seen,
             )
         elif each == part:
             asked = f"{CODES} codes from the start to the end of the text"
@@ -375,5 +375,7 @@ def _influence(exam: Examination, turns: tuple[tuple[str, str], ...], tokens: in
     if min(moved) > 3 * noise:
         return holds(name, f"{seen}; repeating the same prompt changes it by {noise:.2g}")
     return unmeasured(
-        name, "the change is not above the change between two requests with the same prompt", f"{seen}; twice: {noise:.2g}"
+        name,
+        "the change is not above the change between two requests with the same prompt",
+        f"{seen}; twice: {noise:.2g}",
     )

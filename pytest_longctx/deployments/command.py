@@ -133,10 +133,10 @@ def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
     if not found:
         shown = shlex.join(words)
         raise UsageError(
-            f"{where}: no start of an engine is found in it\n"
+            f"{where}: it starts no known engine\n"
             f"  asked    {shown if len(shown) < 200 else shown[:197] + '...'}\n"
             "  known    vllm serve MODEL, python -m vllm.entrypoints.openai.api_server, sglang serve,\n"
-            "           python -m sglang.launch_server, docker run IMAGE of one of them\n"
+            "           python -m sglang.launch_server, docker run with the image of one of these engines\n"
             "  try      put the engine's own command after --, as in: longctx plan --hardware 8xH100 -- vllm serve MODEL"
         )
     many = len(found) > 1

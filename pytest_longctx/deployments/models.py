@@ -141,7 +141,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
-        return NotUnderstood(path.name, f"it is no JSON file ({type(problem).__name__}: {problem})"[:300])
+        return NotUnderstood(path.name, f"not valid JSON ({type(problem).__name__}: {problem})"[:300])
 
 
 def fingerprint(model: Model, located: str) -> str:

@@ -181,7 +181,9 @@ class Finding(toml.Table):
             return names[0], names[0]
         others = [name for name in names if name != against]
         if against is None or len(others) != 1 or len(names) != 2:
-            raise ValueError(f"scope.deployment: a {self.question!r} finding names two, and ask.against is one of them")
+            raise ValueError(
+                f"scope.deployment: a {self.question!r} finding must name two deployments, and one of them must be ask.against"
+            )
         return others[0], against
 
     @property

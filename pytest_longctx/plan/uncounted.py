@@ -70,7 +70,7 @@ def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
     if one is None:
         return seen
     what = "the width of the weights" if one.startswith("weights in ") else one.partition(":")[0]
-    return replace(seen, doubt=f"{what} is not counted, and the server may fit with it")
+    return replace(seen, doubt=f"{what} is not counted and may reduce the memory use, so the server may fit")
 
 
 _NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b|[.-](gguf|exl3)\b", re.IGNORECASE)

@@ -23,7 +23,7 @@ SHORTEST_TOKENS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """A needle in a prompt.  *position* counts tokens from 0."""
+    """A needle in a prompt. *position* counts tokens from 0."""
 
     key: int
     value: int

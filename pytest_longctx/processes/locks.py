@@ -43,7 +43,7 @@ def folder() -> Path:
         place.mkdir(mode=0o700)
     if not _is_own(place):
         raise LaunchError(
-            f"{place} is not a folder of this user alone, so its locks cannot be trusted\n"
+            f"{place} must be a folder that only this user can use; otherwise the locks in it cannot be trusted\n"
             "  found    " + _described(place) + "\n"
             "  try      remove it, or set XDG_RUNTIME_DIR to a folder of your own with mode 700"
         )

@@ -209,7 +209,7 @@ def merge(parts: Mapping[str, Results]) -> Results:
         for key in _SAME:
             if part.header.get(key) != whole.header.get(key):
                 found = f"{whole.header.get(key)!r} and {part.header.get(key)!r}"
-                raise ResultsError(f"{first} and {name} are not parts of one run: {key} differs: {found}")
+                raise ResultsError(f"{first} and {name} belong to different runs: {key} differs: {found}")
     _check_shards(parts)
     _check_cases(parts)
     every = list(parts.values())

@@ -104,7 +104,7 @@ def cancelled(one: Walk) -> None:
     during = sum(each.arrivals_s[-1] > left[-1] for each in exchanges[:_STAYING] if each.arrivals_s) if left else 0
     one.counts["cancelled_during_answer"] = len(left) if during else 0
     if not during:
-        one.not_taken = "not taken: no client could leave while it and others were answered"
+        one.not_taken = "not taken: no client could disconnect while its request and others were being answered"
 
 
 async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) -> tuple[list[Exchange], list[float]]:

@@ -110,7 +110,9 @@ class Walk:
             default=length + self.asked.output_tokens,
         )
         if length + self.asked.output_tokens > room:
-            raise UnwalkableError(f"it needs a prompt of {length:,} tokens; at most {room:,} fit, answer included")
+            raise UnwalkableError(
+                f"this path needs a prompt of {length:,} tokens; at most {room:,} fit, including the answer"
+            )
         return tasks.new(
             self.prompt,
             length,

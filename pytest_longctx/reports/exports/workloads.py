@@ -146,15 +146,15 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
     runs = int(measured.get("runs", 1))
     judged = sent[-runs:]
     if "runs" not in measured and len(sent) > 1:
-        return "it sends several requests, and its figures are not of all of them"
+        return "the test sends several requests, and the results do not cover all of them"
     if any(row.get("ending") not in {None, "complete"} for row in judged):
         return "not every request was answered"
     if len(judged) < runs or any(row.get("ending") is None or row.get("ttft_s") is None for row in judged):
-        return "its requests are not recorded one by one"
+        return "the results do not record each request separately"
     lengths = {row.get("sent_tokens") for row in judged}
     length = next(iter(lengths))
     if len(lengths) > 1 or length is None:
-        return "its requests have several lengths"
+        return "the requests have different lengths"
     ttft_s = Spread.of([row["ttft_s"] for row in judged])
     if not math.isclose(ttft_s.percentiles[50], measured.get("ttft_s", -1), rel_tol=_ROUNDING):
         return "its figures are not those of its last requests"
