@@ -1,4 +1,4 @@
-"""What changes a server's memory and is not counted: flags, environment variables, and dtypes that only a name tells."""
+"""What changes a server's memory and is not counted: flags, environment variables, and dtypes that only a name states."""
 
 import json
 import re

@@ -36,7 +36,7 @@ UNUSABLE = {
     "url that is none": (["--backend=openai", "--longctx-launcher=url:http://[::1"], "write url:http://HOST:PORT"),
     "no interpreter": (
         ["--backend=miniature", "--longctx-python=/nonexist"],
-        "/nonexist is not an executable file",
+        "/nonexist must be an executable file",
     ),
     "results that cannot be written": (["--backend=miniature", "--longctx-results=tox.ini"], "cannot be written"),
     "many workers": (

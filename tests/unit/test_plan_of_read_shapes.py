@@ -41,8 +41,8 @@ def planned(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "this shape is not understood: config.json: it is no JSON file (JSONDecodeError"),
-        ("[" * 100_000, "this shape is not understood: config.json: it is no JSON file (RecursionError"),
+        ("{", "this shape is not understood: config.json: not valid JSON (JSONDecodeError"),
+        ("[" * 100_000, "this shape is not understood: config.json: not valid JSON (RecursionError"),
         ("[]", "this shape is not understood: config.json: a table is expected"),
         ("{}", "this shape is not understood: model_type"),
         ('{"model_type": "never-seen"}', "this shape is not understood: model_type: this model type is not known"),
@@ -58,7 +58,7 @@ def test_a_file_that_is_not_understood_is_one_row(planned, text, said):
 def test_a_file_of_bytes_is_one_row(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
     found = models.read_shape(Model(name="m", path=str(tmp_path)))
-    assert str(found).startswith("this shape is not understood: config.json: it is no JSON file (UnicodeDecodeError")
+    assert str(found).startswith("this shape is not understood: config.json: not valid JSON (UnicodeDecodeError")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -313,7 +313,7 @@ def test_an_outcome_is_in_doubt_near_the_limit_of_a_smaller_device(planned):
     [
         ("HY-4", Sglang(), "the pools of hy_v4"),
         ("GLM-5.3-Flash", Vllm(), "a state of kind compressor"),
-        ("Qwen3.8-Flash-Next", Vllm(), "towers that are not counted"),
+        ("Qwen3.8-Flash-Next", Vllm(), "encoders that are not counted"),
         ("Mistral-Small-4", Vllm(), "kv_lora_rank of mistral4"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_key_unlike_any_other_gets_the_list_alone(file):
         ('name = "n"\ninner.depth = "1"', "inner.depth: Input should be a valid integer (found '1')"),
         ('name = "n"\ninner.depth = true', "inner.depth: Input should be a valid integer (found True)"),
         ('name = "n"\nnames = ["a", 2]', "names.1: Input should be a valid string (found 2)"),
-        ('name = "n"\nversion = "12"', "version: '12' is not a version range; write one as in '>=0.12,<0.14'"),
+        ('name = "n"\nversion = "12"', "version: '12' must be a version range, for example '>=0.12,<0.14'"),
         ('name = "n"\nnames = 5', "names: Input should be a valid tuple (found 5)"),
         ('name = "nobody"', "nobody is no name"),
     ],

@@ -112,7 +112,7 @@ def test_lengths_in_words_contradict_no_claim_and_are_called_words():
     certificate = certified(strangers.CountsNothing(limit=LIMIT, key=KEY), claim=3 * LIMIT)
     assert words(certificate, "broken") == ["count-present"]
     claim = result(certificate, "length-claim")
-    assert (claim.word, claim.because) == ("unmeasured", "a word of filler may have several tokens")
+    assert (claim.word, claim.because) == ("unmeasured", "a filler word may have several tokens")
     assert (certificate.context, certificate.longest, certificate.read_tokens) == (None, None, None)
     assert "words of filler, whose tokens are not counted" in certificate.headline
     assert "the server reports no usage" in certificate.interval

@@ -230,7 +230,7 @@ def test_the_interpreter_adds_nothing_to_the_message_about_a_closed_pipe(place):
     command = [sys.executable, "-m", "pytest_longctx.cli", "compare", "good.jsonl", "good.jsonl"]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (2, "longctx: the reader of the output has closed it before the end\n")
+    assert (done.returncode, done.stderr) == (2, "longctx: the reader of the output closed the pipe before the end\n")
 
 
 def test_a_log_from_a_pipe_is_read(place, capsys):

@@ -76,7 +76,7 @@ def test_the_terminal_says_how_each_tolerance_came_about(place, capsys):
     assert cli.main(["record", results(place, {})]) == 0
     text = capsys.readouterr().out
     assert "5 runs ranged over 1 % of their median; 2 times that is at most the default of 10 %" in text
-    assert "; a slowdown of 12 % or more is seen" in text
+    assert "; a slowdown of 12 % or more is detected" in text
     assert "warning" not in text
     assert cli.main(["record", results(place, {"measured": {"ttft_s": 1.0, "cached_share": 0.0}}), "--prefix=ONE"]) == 0
     assert "no spread is known from 1 run, so it is the default of 10 % for the unit s" in capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recor
     text = capsys.readouterr().out
     assert "5 runs ranged over 31 % of their median" in text
     assert (
-        "  warning: the spread of this machine is too wide: a slowdown of 20 % would not surely be seen in ttft_s"
+        "  warning: the spread of this machine is too wide: a slowdown of 20 % would not reliably be detected in ttft_s"
         in text
     )
     assert "ask.runs = 10" in text
@@ -115,12 +115,12 @@ def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"verdict": "broken"}, "it is broken; only what holds is recorded"),
-        ({"finding": "GONE-0001"}, "its file is not found; name its folder with --data"),
+        ({"verdict": "broken"}, "it is broken; only results that hold are recorded"),
+        ({"finding": "GONE-0001"}, "the finding's file was not found; give its folder with --data"),
         ({"content": "0" * 12}, "its file has changed since the run"),
         ({"content": ""}, "of an older version"),
         ({"measured": {}}, "it has no figure that can be bounded"),
-        ({"server": {}}, "no figure of this run can be recorded"),
+        ({"server": {}}, "no measured value of this run can be recorded"),
     ],
 )
 def test_what_cannot_be_recorded_is_told_and_not_written(place, capsys, changes, why):

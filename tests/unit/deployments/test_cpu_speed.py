@@ -56,7 +56,7 @@ def test_two_equal_rates_give_the_smaller_dtype():
 
 def test_a_backend_that_computes_elsewhere_has_no_fastest_dtype():
     one = factories.deployment(flags={"dtype": "fastest"})
-    with pytest.raises(UsageError, match=r"tiny: .* needs a backend that computes on a CPU; vllm does not"):
+    with pytest.raises(UsageError, match=r"tiny: .* needs a backend that runs on a CPU; vllm does not"):
         defaults.settle(one, backend("vllm"), Machine(Hardware("H200")))
 
 

@@ -34,7 +34,7 @@ def test_a_finding_has_a_cure_or_a_reason_why_not_but_not_both():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"cure": "TT-0002"}, "Cure: TT-0002."), ({"no_cure": "it is too old"}, "No cure: it is too old.")],
+    [({"cure": "TT-0002"}, "Fix: TT-0002."), ({"no_cure": "it is too old"}, "No fix: it is too old.")],
 )
 def test_the_page_of_a_document_names_the_cure(changes, message):
     (page,) = (
