@@ -47,7 +47,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing"),
         "host_load": Measure(
             "",
-            "runnable processes on the client's machine / its cores: the average of the last minute, or the present number if that is higher",
+            "runnable processes on the client's machine / its cores: the average of the last minute, or the present number "
+            "if that is higher",
         ),
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
         "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
@@ -95,7 +96,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "context_tokens": Measure(
             "tokens", "served context of a certificate: the prompt, plus the answer if the limit includes the answer"
         ),
-        "read_tokens": Measure("tokens", "longest natural text that the model read completely, according to a certificate"),
+        "read_tokens": Measure(
+            "tokens", "longest natural text that the model read completely, according to a certificate"
+        ),
         "broken_checks": Measure("", "checks of a certificate that are broken"),
         "held_checks": Measure("", "checks of a certificate that hold"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
@@ -108,7 +111,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "refusal_status": Measure("", "HTTP status of a refusal; 200 if it arrived as an event inside the stream"),
         # several requests
         "requests": Measure("requests", "requests sent"),
-        "miscounted_prompts": Measure("requests", "requests whose prompt tokens in `usage` differ from the sent tokens"),
+        "miscounted_prompts": Measure(
+            "requests", "requests whose prompt tokens in `usage` differ from the sent tokens"
+        ),
         "miscounted_answers": Measure(
             "requests", "requests whose completion tokens in `usage` differ from the requested tokens"
         ),
@@ -205,8 +210,12 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "law_linear_s": Measure(
             "s", "a of TTFT = a N + b N^2 over a ladder of lengths, N in millions of tokens", cold_only=True
         ),
-        "law_quadratic_s": Measure("s", "b in the same formula: the quadratic term, the cost of attention over the context", cold_only=True),
-        "law_error": Measure("", "largest relative difference between a measurement and the fitted formula", cold_only=True),
+        "law_quadratic_s": Measure(
+            "s", "b in the same formula: the quadratic term, the cost of attention over the context", cold_only=True
+        ),
+        "law_error": Measure(
+            "", "largest relative difference between a measurement and the fitted formula", cold_only=True
+        ),
         # a load of concurrent requests, by the client's clock from the first byte of the first to the end of the last
         "load_s": Measure("s", "duration of the load"),
         "requests_per_s": Measure("requests/s", "completed requests / duration"),
@@ -251,7 +260,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
         "max_model_len": Measure("tokens", "longest context the server lists"),
-        "kv_cache_tokens": Measure("tokens", "KV cache size as logged; the meaning of this value differs between engine versions"),
+        "kv_cache_tokens": Measure(
+            "tokens", "KV cache size as logged; the meaning of this value differs between engine versions"
+        ),
         "capacity_ratio": Measure(
             "x", "kv_cache_tokens of one deployment / those of a deployment that differs in one flag"
         ),
@@ -274,7 +285,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # a published figure, by arithmetic
         "logged_tokens_per_s": Measure("tokens/s", "highest prompt throughput logged during a request"),
         "log_rate_ratio": Measure("x", "logged_tokens_per_s / prefill_tokens_per_s of the same request"),
-        "log_window_s": Measure("s", "prompt tokens / logged rate. A value of 10 s means that the rate is an average over vLLM's 10 s log interval, so it is not a throughput"),
+        "log_window_s": Measure(
+            "s",
+            "prompt tokens / logged rate. A value of 10 s means that the rate is an average over vLLM's 10 s log interval, so "
+            "it is not a throughput",
+        ),
         "kv_gib": Measure("GiB", "KV cache of the context in all layers, from the model's shape"),
         "kv_gib_per_s": Measure("GiB/s", "KV cache of the context / the claimed time to store or load it"),
         "kv_claim_ratio": Measure("x", "claimed KV cache / KV cache from the model's shape"),

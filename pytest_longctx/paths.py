@@ -23,7 +23,7 @@ def data(own: Iterable[Path], option: str) -> tuple[Path, ...]:
     own = tuple(own)
     for folder in own:
         if not folder.is_dir():
-            raise UsageError(f"{option}: there is no folder {folder}")
+            raise UsageError(f"{option}: folder not found: {folder}")
         if not any((folder / kind).is_dir() for kind in _DATA):
             raise UsageError(f"{option}: {folder} has none of {', '.join(f'{kind}/' for kind in _DATA)}")
     return (suites(), *own)

@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
         content = tomllib.loads(bytes_of(path, _LARGEST_BYTES).decode("utf-8"))
         refuse_unsound(content)
     except FileNotFoundError:
-        raise TableError(f"{path}: there is no such file") from None
+        raise TableError(f"{path}: file not found") from None
     except OSError as problem:
         raise TableError(f"{path}: {problem.strerror}") from None
     except RecursionError:
@@ -92,7 +92,7 @@ def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
         known = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe or a device"
         raise OSError(errno.EINVAL, f"must be a regular file; found {known}", str(path))
     if most_bytes is not None and seen.st_size > most_bytes:
-        raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {most_bytes:,} are read", str(path))
+        raise OSError(errno.EFBIG, f"the file has {seen.st_size:,} bytes; at most {most_bytes:,} are read", str(path))
     return path.read_bytes()
 
 

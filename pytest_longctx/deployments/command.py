@@ -203,7 +203,7 @@ def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
         return int(env[node.id])
     if isinstance(node, ast.BinOp) and (sign := _SIGNS.get(type(node.op))):
         return sign(_worth(node.left, env), _worth(node.right, env))
-    raise ValueError("it is no sum")
+    raise ValueError("must be a sum of numbers")
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:

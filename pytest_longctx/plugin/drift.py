@@ -168,6 +168,6 @@ def _other(
         return load(path)
     return Mismatch(
         0,
-        f"against: there is no reading of {name}: judge this finding on it first, in this run or with the same "
+        f"against: there is no reading of {name}: judge this finding on that deployment first, in this run or with the same "
         f"--longctx-results ({path} is missing)",
     )

@@ -77,7 +77,7 @@ def opened(name: str) -> int:
         raise LaunchError(f"the lock {path} cannot be opened: {problem.strerror}\n  try      {remedy}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise LaunchError(f"the lock {path} is not a regular file\n  try      remove it")
+        raise LaunchError(f"the lock {path} must be a regular file\n  try      remove this path")
     return descriptor
 
 

@@ -99,7 +99,7 @@ def test_the_reading_of_an_earlier_run_is_the_reference(judged, project):
     data = project("coarse-cache", at_most=1e9)
     alone = judged("--backend=miniature", data, "--longctx-deployment=other")
     (none,) = alone.results.verdicts
-    assert none["why"].startswith("against: there is no reading of reference: judge this finding on it first")
+    assert none["why"].startswith("against: there is no reading of reference: judge this finding on that deployment first")
     judged("--backend=miniature", data, "--longctx-deployment=reference")
     later = judged("--backend=miniature", data, "--longctx-deployment=other")
     (only,) = later.results.verdicts

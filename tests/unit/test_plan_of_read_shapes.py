@@ -234,7 +234,7 @@ def test_a_pool_for_windows_has_its_share_of_tokens_in_sglang(planned):
     pool = next(term.size_bytes for term in found.terms if term.name == "KV pool")
     assert found.longest_tokens == min(131_072, int(pool / (18 * 1.8 * 4 * 2 * 64 * 2))) - 7
     other = planned(config | {"architectures": ["InklingForConditionalGeneration"]}, Sglang())
-    assert "a pool of its own kind for its windows" in other.verdict
+    assert "a special pool for its windows" in other.verdict
 
 
 def test_windows_of_a_class_that_config_json_does_not_name_are_not_modelled_in_sglang(planned):

@@ -358,7 +358,7 @@ def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
     asked, seen = pool.bytes_for(max_model_len) / GiB, pool.available_bytes / GiB
     return (
         f"one request needs {asked:.2f} GiB, and the KV pool has {seen:.2f} GiB ({least / GiB:.2f} to {most / GiB:.2f}): "
-        "what this engine takes beside weights and cache differs by that much between kernels and versions"
+        "the engine's other memory varies by that much between kernels and versions"
     )
 
 

@@ -75,7 +75,7 @@ def load(path: Path) -> Readings:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             return _loaded(found)
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
-        raise ResultsError(f"{path}: this is not a file of readings of a 'drift' finding: {problem}") from None
+        raise ResultsError(f"{path}: must be a file of readings of a 'drift' finding: {problem}") from None
 
 
 def _loaded(found: Any) -> Readings:

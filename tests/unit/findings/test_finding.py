@@ -210,7 +210,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         ("drift", {"against": "a", "prompt_tokens": 1}, "needs prompt_tokens, at least 2, and against"),
         ("drift", {"prompt_tokens": 9}, "needs prompt_tokens, at least 2, and against"),
         ("drift", {"against": "a", "prompt_tokens": 9}, "scope.deployment: a 'drift' finding names two"),
-        ("repeatable", {}, "a 'repeatable' finding needs it"),
+        ("repeatable", {}, "a 'repeatable' finding needs this key"),
         ("repeatable", {"prompt_tokens": 9, "against": "a"}, "scope.deployment: a 'repeatable' finding names two"),
         ("haystack", {"lengths": [1000], "form": "text"}, "as ids or as a chat"),
         ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting', a 'haystack' or a 'ruler' finding"),
