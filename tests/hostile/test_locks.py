@@ -55,7 +55,7 @@ def test_a_link_in_place_of_a_lock_is_refused_and_not_followed(shared, victim):
 @pytest.mark.parametrize("name", ["devices.gate", "x.turn"])
 def test_a_pipe_in_place_of_a_lock_is_refused_at_once(shared, name):
     os.mkfifo(locks.folder() / name)
-    with pytest.raises(LaunchError, match="not a regular file"):
+    with pytest.raises(LaunchError, match="must be a regular file"):
         locks.opened(name)
 
 

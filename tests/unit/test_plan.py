@@ -52,6 +52,8 @@ def test_hardware_that_cannot_be_is_refused(hardware, complaint):
 
 def test_a_deployment_that_names_no_hardware_needs_some():
     anywhere = Deployment(name="anywhere", title="", backend="vllm", model=SCOUT.model, max_model_len=1000)
-    with pytest.raises(UsageError, match="predict anywhere: the deployment names no hardware; give one, for example '8xH200'"):
+    with pytest.raises(
+        UsageError, match="predict anywhere: the deployment names no hardware; give one, for example '8xH200'"
+    ):
         predict_deployment(anywhere)
     assert predict_deployment(anywhere, "8xH200") is not None

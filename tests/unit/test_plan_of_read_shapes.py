@@ -43,9 +43,9 @@ def planned(tmp_path):
     [
         ("{", "this shape is not understood: config.json: not valid JSON (JSONDecodeError"),
         ("[" * 100_000, "this shape is not understood: config.json: not valid JSON (RecursionError"),
-        ("[]", "this shape is not understood: config.json: a table is expected"),
+        ("[]", "this shape is not understood: config.json: must be a table"),
         ("{}", "this shape is not understood: model_type"),
-        ('{"model_type": "never-seen"}', "this shape is not understood: model_type: this model type is not known"),
+        ('{"model_type": "never-seen"}', "this shape is not understood: model_type: unknown model type"),
     ],
 )
 def test_a_file_that_is_not_understood_is_one_row(planned, text, said):

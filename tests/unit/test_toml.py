@@ -133,7 +133,7 @@ def test_a_file_that_is_no_text_is_no_toml(file):
 
 
 def test_a_missing_file_is_named(file):
-    with pytest.raises(TableError, match=f"{file}: there is no such file"):
+    with pytest.raises(TableError, match=f"{file}: file not found"):
         toml.load(file, Outer)
 
 

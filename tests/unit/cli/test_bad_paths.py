@@ -148,7 +148,7 @@ def refused(words, capsys):
     # Only what to try, and other wrong keys of the same file, have lines of their own.
     file = first.removeprefix("longctx: ").partition(": ")[0]
     assert all(line.startswith(("  ", f"{file}: ")) for line in rest)
-    assert "please report it" not in printed.err
+    assert "Please report this bug" not in printed.err
     assert "Traceback" not in printed.err + printed.out
     assert len(first) < 600
 

@@ -95,7 +95,7 @@ def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recor
     assert cli.main(["record", noisy, "--prefix=JSON", "--json"]) == 0
     (made,) = json.loads(capsys.readouterr().out)["recorded"]
     assert made["slowdown_seen"]["ttft_s"] == pytest.approx(1.62 / 0.69 - 1)
-    assert "would not surely be seen" in made["warning"]
+    assert "would not reliably be detected" in made["warning"]
 
 
 def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
@@ -117,8 +117,8 @@ def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
     [
         ({"verdict": "broken"}, "it is broken; only results that hold are recorded"),
         ({"finding": "GONE-0001"}, "the finding's file was not found; give its folder with --data"),
-        ({"content": "0" * 12}, "its file has changed since the run"),
-        ({"content": ""}, "of an older version"),
+        ({"content": "0" * 12}, "the finding's file has changed since the run"),
+        ({"content": ""}, "with an older version"),
         ({"measured": {}}, "it has no figure that can be bounded"),
         ({"server": {}}, "no measured value of this run can be recorded"),
     ],
@@ -157,8 +157,8 @@ def test_the_folder_of_the_run_is_found_without_being_named(place, capsys, monke
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prefix=rec"], "is not 2 to 8 capital letters"),
-        (["--tolerance=five"], "is not a percentage; write for example 5%"),
+        (["--prefix=rec"], "must be 2 to 8 capital letters"),
+        (["--tolerance=five"], "must be a percentage; write for example 5%"),
         (["--only=LC-0001"], "the run has not judged LC-0001"),
     ],
 )

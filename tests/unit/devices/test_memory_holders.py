@@ -39,7 +39,9 @@ def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
 
 def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
     """As inside a container, where the driver does not list processes of other containers."""
-    assert memory_holders.memory_holders(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no visible process: {GONE}"]
+    assert memory_holders.memory_holders(look(0.0, 64.0)) == [
+        f"device 1: 64.00 GiB in use by a process that is not visible {GONE}"
+    ]
 
 
 def test_a_secret_on_a_command_line_is_not_shown():
