@@ -60,7 +60,7 @@ def own_python(engine: Installable) -> Path:
 
 def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
     """
-    Find an interpreter whose environment has *engine*: *wanted*, or that of its own environment, or this one.
+    Find an interpreter with *engine*: *wanted*, the interpreter of the engine's separate environment, or this interpreter.
 
     Raises `LaunchError` with the places that were searched.
     """

@@ -1,4 +1,4 @@
-"""Prompts of a wanted length in the server's own tokens, calibrated by the server's counts."""
+"""Prompts of a requested length in the server's tokens, calibrated with the server's token counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 def certify(given: Namespace) -> int:
     """
-    Certify the given endpoint from the console. Returns 0 if no check is broken, 1 if one is, 2 if none could
+    Certify the given endpoint from the console. Returns 0 if no check is broken, 1 if a check is broken, 2 if none could
     be judged.
     """
     wanted = arguments.wanted(given.url, given)

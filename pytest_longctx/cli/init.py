@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Write the files, and print what to do next. Raises `UsageError` if one of them exists."""
+    """Write the files, and print what to do next. Raises `UsageError` if one of the files exists."""
     name = given.backend or default_backend()
     one = first_deployment(name, given.model, given.max_model_len)
     finding = first_finding(one, given.prompt_tokens)

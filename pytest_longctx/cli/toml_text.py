@@ -34,7 +34,7 @@ def text_of(one: BaseModel, comment: str = "") -> str:
 
 
 def write_new(files: Mapping[Path, str]) -> None:
-    """Write all *files*, and create their folders. Raises `UsageError`, and writes nothing, if one of them exists."""
+    """Write all *files*, and create their folders. Raises `UsageError`, and writes nothing, if one of the files exists."""
     there = [str(path) for path in files if path.exists() or path.is_symlink()]
     if there:
         raise UsageError(

@@ -284,7 +284,7 @@ def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
 
 
 def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[str]] | None:
-    """Return the engine that *word* starts, and the words for its parser; None if it starts none."""
+    """Return the engine that *word* starts, and the words for the engine's parser; None if *word* starts no engine."""
     if name in _SERVES and after[:1] == ["serve"]:
         return _SERVES[name], after[1:]
     if word == "-m" and after[:1] and after[0] in MODULES:

@@ -37,7 +37,7 @@ _CONNECTED: Final = frozenset(
 
 
 def cold(one: Walk) -> None:
-    """The cold path: new prompts, each read once with a salt of its own. Every other path is compared with it."""
+    """The cold path: new prompts, each read once with a separate salt. Every other path is compared with it."""
     for _ in range(2):
         one.read(one.new())
 
