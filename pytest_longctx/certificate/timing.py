@@ -66,7 +66,7 @@ def _stream(exam: Examination) -> Result:
 
 
 def _counter(exam: Examination) -> float | None:
-    """Read the server's own counter of prompt tokens, to find prompts that were computed twice; None if the server has no such counter."""
+    """Read the server's own counter of prompt tokens, to find prompts that were computed twice; None without a counter."""
     response = exam.wire.get("/metrics")
     if response is None or response.status_code != httpx.codes.OK:
         return None
