@@ -134,7 +134,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         # a path of a KV cache, against cold readings of the same prompts
         "logprob_noise_nats": Measure(
-            "nats", "largest difference of a log-probability between cold readings of one prompt, alone and in company"
+            "nats",
+            "largest difference of a log-probability between cold readings of one prompt, alone and beside other requests",
         ),
         "logprob_gap_nats": Measure(
             "nats",
@@ -172,7 +173,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "mean over positions of a lower bound of the KL divergence of two deployments' predictions, from the reference",
         ),
         "drift_p999_nats": Measure("nats", "99.9th percentile over positions of the same bound"),
-        "drift_noise_nats": Measure("nats", "drift_nats between two reads of the reference, alone and in company"),
+        "drift_noise_nats": Measure(
+            "nats", "drift_nats between two reads of the reference, alone and beside other requests"
+        ),
         "drift_noise_p999_nats": Measure("nats", "99.9th percentile over positions of the same bound"),
         "drift_ratio": Measure("x", "drift_nats / drift_noise_nats, where the noise is at least 1e-9 nats"),
         "argmax_changed_share": Measure(

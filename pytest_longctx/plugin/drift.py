@@ -74,7 +74,7 @@ def repeatable(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Send the prompt of *finding* to *server* alone and in company, and compare the answers, also with another server's
+    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with another server's
     if it names one.
 
     Raises `LongctxError`.

@@ -1,4 +1,4 @@
-"""The scores of several texts on one server, each read several times alone and in company, and the file format."""
+"""The scores of several texts on one server, each read several times alone and beside other requests, and the file format."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ READS: Final = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readings:
-    """The scores of every text in every read. Even reads were alone, odd ones in company."""
+    """The scores of every text in every read. Even reads ran alone, odd reads ran beside other requests."""
 
     texts: str
     """Digest of the texts in their order. Only readings of the same texts can be compared."""
