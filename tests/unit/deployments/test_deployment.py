@@ -82,7 +82,7 @@ def test_hardware_is_kept_in_one_spelling(written, kept):
 
 
 def test_unknown_hardware_is_refused_with_the_known_kinds():
-    with pytest.raises(TableError, match=r"hardware: '8xH201' is not hardware.*H200"):
+    with pytest.raises(TableError, match=r"hardware: '8xH201' must be hardware.*H200"):
         factories.deployment(hardware="8xH201")
 
 

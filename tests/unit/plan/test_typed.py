@@ -162,7 +162,7 @@ def test_a_flag_whose_memory_is_counted_is_not_named(ask, line):
 
 
 @pytest.mark.parametrize(
-    ("line", "more"), [("-tp 2 -dcp 2", "or above 0: 2 devices hold 4 KV heads"), ("-tp 8 -dcp 3", "must divide")]
+    ("line", "more"), [("-tp 2 -dcp 2", "be at most 0: 2 devices hold 4 KV heads"), ("-tp 8 -dcp 3", "must divide")]
 )
 def test_tokens_are_divided_among_devices_that_share_heads_alone(ask, line, more):
     found = ask(f"vllm serve M {line}", "8xH100", MODELS["qwen3-30b-a3b"]["config"])
@@ -268,10 +268,10 @@ def test_the_longest_that_fits(ask, word):
         (
             "vllm serve M --gpu-memory-utilization 92",
             "8xH100",
-            "--gpu-memory-utilization 92.0 is not a share of the device",
+            "--gpu-memory-utilization 92.0 must be above 0 and at most 1",
         ),
         ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 must be a whole number of at least 1"),
-        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is not a number of tokens"),
+        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 must be a number of tokens"),
         ("vllm serve M --attention-backend CUTLASS_MLA", "1xH100", "CUTLASS_MLA needs a device of Blackwell"),
         ("sglang serve --model M --attention-backend fa3", "1xB200", "fa3 needs a device of Ampere or Ada or Hopper"),
         ("sglang serve --model M --enable-hierarchical-cache --disable-radix-cache", "1xH100", "needs the radix cache"),
@@ -540,9 +540,9 @@ def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
         (["--hardware", "1xH100", "--", "ls", "-l"], "it starts no known engine"),
         (
             ["--hardware", "1xH100", "--model", "nowhere", "--", "vllm", "serve", "M"],
-            "--model nowhere: this is neither a config.json",
+            "--model nowhere: must be a config.json",
         ),
-        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is not a version"),
+        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' must be a version"),
         (
             ["--hardware", "1xH100", "--backend", "sglang", "--", "vllm", "serve", "M"],
             "a command already names the engine",
