@@ -56,7 +56,7 @@ def _border(one: Walk, size: int | None, what: str) -> None:
     lengths.
     """
     if size is None:
-        raise UnwalkableError(f"the server has no {what}, or its size is not known")
+        raise UnwalkableError(f"the server has no {what}, or their size is not known")
     border = size * max(1, one.tokens // (2 * size))
     base = one.new(max(one.tokens, border + max(3, 2 * one.block)), border)
     one.read(base)

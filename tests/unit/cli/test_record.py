@@ -79,7 +79,7 @@ def test_the_terminal_says_how_each_tolerance_came_about(place, capsys):
     assert "; a slowdown of 12 % or more is detected" in text
     assert "warning" not in text
     assert cli.main(["record", results(place, {"measured": {"ttft_s": 1.0, "cached_share": 0.0}}), "--prefix=ONE"]) == 0
-    assert "no spread is known from 1 run, so it is the default of 10 % for the unit s" in capsys.readouterr().out
+    assert "no spread is known from 1 run, so the tolerance is the default of 10 % for the unit s" in capsys.readouterr().out
 
 
 def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recorded(place, capsys):
@@ -131,7 +131,7 @@ def test_what_cannot_be_recorded_is_told_and_not_written(place, capsys, changes,
 
 def test_one_case_that_is_left_out_does_not_stop_the_others(place, capsys):
     assert cli.main(["record", results(place, {}, {"finding": "GONE-0001"})]) == 0
-    assert "left out: GONE-0001 own-miniature: its file is not found" in capsys.readouterr().out
+    assert "left out: GONE-0001 own-miniature: the finding's file was not found" in capsys.readouterr().out
 
 
 def test_a_recorded_case_is_recorded_once(place, capsys):
@@ -139,7 +139,7 @@ def test_a_recorded_case_is_recorded_once(place, capsys):
     assert cli.main(["record", path]) == 0
     before = {each: each.read_bytes() for each in (place / "findings").iterdir()}
     assert cli.main(["record", path]) == 2
-    assert "REC-0001 has recorded it; remove its file" in capsys.readouterr().err
+    assert "already recorded as REC-0001; remove that file" in capsys.readouterr().err
     assert {each: each.read_bytes() for each in (place / "findings").iterdir()} == before
     assert cli.main(["record", path, "--prefix=AGAIN"]) == 0
 

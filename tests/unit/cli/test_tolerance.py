@@ -34,12 +34,12 @@ def bounds(*figures, typed=None):
         (
             [{"ttft_s": 2.0, "runs": 9.0, "ttft_spread": 0.2}],
             0.40,
-            "it is 2 times that; a slowdown of 75 % or more is detected",
+            "the tolerance is 2 times that; a slowdown of 75 % or more is detected",
         ),
         (
             [{"ttft_s": 2.0, "runs": 10.0, "ttft_spread": 0.2}],
             0.20,
-            "it is 1 times that; a slowdown of 34 % or more is detected",
+            "the tolerance is 1 times that; a slowdown of 34 % or more is detected",
         ),
         ([{"ttft_s": 2.0, "runs": 2.0, "ttft_spread": 0.2}], 0.10, "no spread is known from 1 run,"),
         ([{"ttft_s": 1.9}, {"ttft_s": 2.0}, {"ttft_s": 2.1}], 0.30, "3 runs ranged over 10 %"),
@@ -75,7 +75,7 @@ def test_a_rate_has_the_spread_of_its_own_where_it_is_recorded():
     assert found["decode_tokens_per_s"].bound.at_least == pytest.approx(80 * 0.4)
     assert "5 runs ranged over 30 %" in found["decode_tokens_per_s"].seen
     assert found["ttft_s"].bound.at_most == pytest.approx(2.2)
-    assert tolerance.warning(found.values()).partition("seen in ")[2].startswith("decode_tokens_per_s;")
+    assert tolerance.warning(found.values()).partition("detected in ")[2].startswith("decode_tokens_per_s;")
 
 
 def test_a_score_has_the_standard_error_of_its_own_sample():

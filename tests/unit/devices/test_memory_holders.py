@@ -73,7 +73,7 @@ def test_what_was_held_before_is_not_the_servers():
     after = look(60.0, 25.0, holders=[Holder(0, 7, 40 * GiB), Holder(0, 8, 20 * GiB)])
     first, second = memory_holders.memory_holders(after, before)
     assert first.startswith("device 0: 20.00 GiB in use by pid 8")
-    assert second.startswith("device 1: 20.00 GiB by no visible process")
+    assert second.startswith("device 1: 20.00 GiB in use by a process that is not visible")
 
 
 def test_memory_may_take_a_moment_to_come_back():

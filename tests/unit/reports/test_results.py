@@ -88,7 +88,7 @@ def test_files_of_one_second_are_all_kept(tmp_path):
     [
         ("", "must be a results file of schema 1"),
         ('{"kind": "boot"}\n', "its first line must be the header"),
-        ('{"kind": "header", "schema": 0}\n{"kind": "footer"}\n', "not a results file of schema 1"),
+        ('{"kind": "header", "schema": 0}\n{"kind": "footer"}\n', "must be a results file of schema 1"),
         ('{"kind": "header", "schema": 1}\n', "the footer is missing: the run was cut off after 0 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "boot"}\n', "the run was cut off after 1 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "bo', "the run was cut off after 0 lines"),
