@@ -79,7 +79,10 @@ def test_the_terminal_says_how_each_tolerance_came_about(place, capsys):
     assert "; a slowdown of 12 % or more is detected" in text
     assert "warning" not in text
     assert cli.main(["record", results(place, {"measured": {"ttft_s": 1.0, "cached_share": 0.0}}), "--prefix=ONE"]) == 0
-    assert "no spread is known from 1 run, so the tolerance is the default of 10 % for the unit s" in capsys.readouterr().out
+    assert (
+        "no spread is known from 1 run, so the tolerance is the default of 10 % for the unit s"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recorded(place, capsys):

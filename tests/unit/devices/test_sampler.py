@@ -153,7 +153,9 @@ def test_a_server_is_watched_over_in_a_thread_that_ends_with_it(sourced):
 def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
     source, rows = sourced(Scripted(40.0, holders=[Holder(0, 1, 40 * GiB)])), noted()
     with (
-        pytest.raises(LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB in use by pid 1:"),
+        pytest.raises(
+            LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB in use by pid 1:"
+        ),
         monitored(factories.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False),
     ):
         raise AssertionError
