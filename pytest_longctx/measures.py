@@ -21,9 +21,9 @@ class Measure:
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         # one request, by the client's clock
-        "ttft_s": Measure("s", "from the first byte sent to the first chunk with content received", cold_only=True),
-        "upload_s": Measure("s", "from the first byte of the request sent to the last"),
-        "e2e_s": Measure("s", "from the first byte sent to the end of the answer", cold_only=True),
+        "ttft_s": Measure("s", "from sending the first byte to receiving the first chunk with content", cold_only=True),
+        "upload_s": Measure("s", "from sending the first byte of the request to sending its last byte"),
+        "e2e_s": Measure("s", "from sending the first byte to the end of the answer", cold_only=True),
         "tpot_s": Measure("s", "(last content chunk - first) / (completion tokens - 1)"),
         "itl_p50_s": Measure("s", "median gap between content chunks; a chunk may carry several tokens"),
         "itl_max_s": Measure("s", "longest gap between content chunks"),
@@ -47,7 +47,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing"),
         "host_load": Measure(
             "",
-            "processes of the client's machine that compute or wait to / its cores: the mean of a minute, or now if that is more",
+            "runnable processes on the client's machine / its cores: the average of the last minute, or the present number "
+            "if that is higher",
         ),
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
         "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
@@ -93,9 +94,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
         "context_tokens": Measure(
-            "tokens", "served context of a certificate: the prompt, with the answer if the limit counts it"
+            "tokens", "served context of a certificate: the prompt, plus the answer if the limit includes the answer"
         ),
-        "read_tokens": Measure("tokens", "longest natural text that a certificate found to be read completely"),
+        "read_tokens": Measure(
+            "tokens", "longest natural text that the model read completely, according to a certificate"
+        ),
         "broken_checks": Measure("", "checks of a certificate that are broken"),
         "held_checks": Measure("", "checks of a certificate that hold"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
@@ -108,9 +111,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "refusal_status": Measure("", "HTTP status of a refusal; 200 if it arrived as an event inside the stream"),
         # several requests
         "requests": Measure("requests", "requests sent"),
-        "miscounted_prompts": Measure("requests", "requests whose prompt tokens in usage differ from the sent ones"),
+        "miscounted_prompts": Measure(
+            "requests", "requests whose prompt tokens in `usage` differ from the sent tokens"
+        ),
         "miscounted_answers": Measure(
-            "requests", "requests whose completion tokens in usage differ from the requested ones"
+            "requests", "requests whose completion tokens in `usage` differ from the requested tokens"
         ),
         "ledger_gap_tokens": Measure(
             "tokens", "difference between the growth of the server's counters and the sent and requested tokens"
@@ -129,7 +134,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         # a path of a KV cache, against cold readings of the same prompts
         "logprob_noise_nats": Measure(
-            "nats", "largest difference of a log-probability between cold readings of one prompt, alone and in company"
+            "nats",
+            "largest difference of a log-probability between cold readings of one prompt, alone and beside other requests",
         ),
         "logprob_gap_nats": Measure(
             "nats",
@@ -139,7 +145,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "nats", "logprob_gap_nats above the limit for rounding: 0.1, or four times logprob_noise_nats"
         ),
         "hit_share": Measure(
-            "", "least share of the whole blocks that a prompt shares with an earlier one that were cached tokens"
+            "", "of the whole blocks that a prompt shares with an earlier one, the least share that came from the cache"
         ),
         "foreign_tokens": Measure(
             "tokens", "most cached tokens beyond what a prompt shares with earlier ones of the same salt"
@@ -166,9 +172,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "nats",
             "mean over positions of a lower bound of the KL divergence of two deployments' predictions, from the reference",
         ),
-        "drift_p999_nats": Measure("nats", "99.9th percentile over positions of the same"),
-        "drift_noise_nats": Measure("nats", "drift_nats between two reads of the reference, alone and in company"),
-        "drift_noise_p999_nats": Measure("nats", "99.9th percentile over positions of the same"),
+        "drift_p999_nats": Measure("nats", "99.9th percentile over positions of the same bound"),
+        "drift_noise_nats": Measure(
+            "nats", "drift_nats between two reads of the reference, alone and beside other requests"
+        ),
+        "drift_noise_p999_nats": Measure("nats", "99.9th percentile over positions of the same bound"),
         "drift_ratio": Measure("x", "drift_nats / drift_noise_nats, where the noise is at least 1e-9 nats"),
         "argmax_changed_share": Measure(
             "", "share of positions whose most probable token differs from that of the reference"
@@ -205,8 +213,12 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "law_linear_s": Measure(
             "s", "a of TTFT = a N + b N^2 over a ladder of lengths, N in millions of tokens", cold_only=True
         ),
-        "law_quadratic_s": Measure("s", "b of the same law: the part that grows with the context", cold_only=True),
-        "law_error": Measure("", "largest relative error of a measurement against the fitted law", cold_only=True),
+        "law_quadratic_s": Measure(
+            "s", "b in the same formula: the quadratic term, the cost of attention over the context", cold_only=True
+        ),
+        "law_error": Measure(
+            "", "largest relative difference between a measurement and the fitted formula", cold_only=True
+        ),
         # a load of concurrent requests, by the client's clock from the first byte of the first to the end of the last
         "load_s": Measure("s", "duration of the load"),
         "requests_per_s": Measure("requests/s", "completed requests / duration"),
@@ -251,7 +263,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
         "max_model_len": Measure("tokens", "longest context the server lists"),
-        "kv_cache_tokens": Measure("tokens", "KV cache size as logged; its meaning differs between engine versions"),
+        "kv_cache_tokens": Measure(
+            "tokens", "KV cache size as logged; the meaning of this value differs between engine versions"
+        ),
         "capacity_ratio": Measure(
             "x", "kv_cache_tokens of one deployment / those of a deployment that differs in one flag"
         ),
@@ -274,7 +288,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # a published figure, by arithmetic
         "logged_tokens_per_s": Measure("tokens/s", "highest prompt throughput logged during a request"),
         "log_rate_ratio": Measure("x", "logged_tokens_per_s / prefill_tokens_per_s of the same request"),
-        "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
+        "log_window_s": Measure(
+            "s",
+            "prompt tokens / logged rate. A value of 10 s means that the rate is an average over vLLM's 10 s log interval, so "
+            "it is not a throughput",
+        ),
         "kv_gib": Measure("GiB", "KV cache of the context in all layers, from the model's shape"),
         "kv_gib_per_s": Measure("GiB/s", "KV cache of the context / the claimed time to store or load it"),
         "kv_claim_ratio": Measure("x", "claimed KV cache / KV cache from the model's shape"),
@@ -286,7 +304,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "device_free_gib": Measure("GiB", "free memory of that device, as logged"),
         "device_wanted_gib": Measure("GiB", "device memory requested by a boot, from the refusal"),
         "derived_max_model_len": Measure("tokens", "longest context in the model's configuration, from the refusal"),
-        "warm_up_requests": Measure("requests", "requests in the warm-up that ran out of memory"),
+        "warm_up_requests": Measure("requests", "number of requests in the warm-up that ran out of memory"),
         "allocation_tokens": Measure("tokens", "tokens that did not fit into the KV cache"),
         "blocks_needed": Measure("blocks", "KV blocks that one request of max_model_len needs, from the refusal"),
         "blocks_available": Measure("blocks", "blocks of the KV cache, from the refusal"),
@@ -294,7 +312,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "sbuf_needed_kib": Measure("KiB", "on-chip memory that a Neuron kernel needs in one partition"),
         "sbuf_limit_kib": Measure("KiB", "on-chip memory that one partition of a Neuron core has"),
         "hbm_limit_gb": Measure("GB", "device memory limit of a compiled Neuron model, from the compiler"),
-        "max_num_seqs": Measure("requests", "limit of concurrent requests that the engine was started with"),
+        "max_num_seqs": Measure("requests", "limit of concurrent requests with which the engine was started"),
         "mamba_blocks": Measure("blocks", "available Mamba state blocks"),
         "host_wanted_gib": Measure("GiB", "size of a failed allocation of host memory"),
         "host_free_gib": Measure("GiB", "free host memory"),
@@ -313,7 +331,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "kernel_limit": Measure("", "bytes of shared memory, or registers or threads, that the GPU has for it"),
         "workspace_needed_gib": Measure(
-            "GiB", "part of a workspace that an attention library requested, from its refusal"
+            "GiB", "part of a workspace that an attention library requested, from the error message"
         ),
         "workspace_gib": Measure("GiB", "free part of that workspace"),
         "refused_tokens": Measure("tokens", "prompt tokens of a refused request, from the refusal"),

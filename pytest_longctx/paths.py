@@ -23,7 +23,7 @@ def data(own: Iterable[Path], option: str) -> tuple[Path, ...]:
     own = tuple(own)
     for folder in own:
         if not folder.is_dir():
-            raise UsageError(f"{option}: there is no folder {folder}")
+            raise UsageError(f"{option}: folder not found: {folder}")
         if not any((folder / kind).is_dir() for kind in _DATA):
             raise UsageError(f"{option}: {folder} has none of {', '.join(f'{kind}/' for kind in _DATA)}")
     return (suites(), *own)
@@ -58,6 +58,6 @@ def without_waiting(name: str, flags: int) -> int:
     mode = os.fstat(found).st_mode
     if not flags & (os.O_WRONLY | os.O_RDWR) and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
         os.close(found)
-        raise OSError(errno.EINVAL, "it is a device, and a file or a pipe is needed", name)
+        raise OSError(errno.EINVAL, "must be a file or a pipe; found a device", name)
     os.set_blocking(found, True)
     return found

@@ -35,7 +35,7 @@ def _version_range(text: str) -> str:
     try:
         SpecifierSet(text)
     except InvalidSpecifier:
-        raise ValueError(f"{text!r} is not a version range; write one as in '>=0.12,<0.14'") from None
+        raise ValueError(f"{text!r} must be a version range, for example '>=0.12,<0.14'") from None
     return text
 
 
@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
         content = tomllib.loads(bytes_of(path, _LARGEST_BYTES).decode("utf-8"))
         refuse_unsound(content)
     except FileNotFoundError:
-        raise TableError(f"{path}: there is no such file") from None
+        raise TableError(f"{path}: file not found") from None
     except OSError as problem:
         raise TableError(f"{path}: {problem.strerror}") from None
     except RecursionError:
@@ -90,9 +90,9 @@ def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
     seen = path.stat()
     if not stat.S_ISREG(seen.st_mode):
         known = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe or a device"
-        raise OSError(errno.EINVAL, f"it is {known}, and a regular file is needed", str(path))
+        raise OSError(errno.EINVAL, f"must be a regular file; found {known}", str(path))
     if most_bytes is not None and seen.st_size > most_bytes:
-        raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {most_bytes:,} are read", str(path))
+        raise OSError(errno.EFBIG, f"the file has {seen.st_size:,} bytes; at most {most_bytes:,} are read", str(path))
     return path.read_bytes()
 
 

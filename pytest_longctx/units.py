@@ -21,10 +21,10 @@ def tokens(text: str | int) -> int:
         return text
     match = re.fullmatch(r"\s*([0-9][0-9_,]{0,30}(?:\.[0-9]{1,9})?)\s*([kKmM][iI]?|)\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
+        raise ValueError(f"{text!r} must be a token count, for example 10000, 128Ki, 2Mi or 10M")
     number = Fraction(re.sub(r"[_,]", "", match[1])) * _SCALES[match[2].lower()]
     if number.denominator != 1:
-        raise ValueError(f"{text!r} is not a whole number of tokens")
+        raise ValueError(f"{text!r} must be a whole number of tokens")
     return number.numerator
 
 

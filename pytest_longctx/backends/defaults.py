@@ -25,7 +25,7 @@ def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
     if flags.get("dtype") == FASTEST:
         if not backend.on_cpu:
             raise UsageError(
-                f"{one.name}: [flags] dtype = {FASTEST!r} needs a backend that computes on a CPU; {backend.name} does "
+                f"{one.name}: [flags] dtype = {FASTEST!r} needs a backend that runs on a CPU; {backend.name} does "
                 "not. Write auto or bfloat16"
             )
         measured = here.speed.fastest_dtype if here.speed else fastest_by_flags(here.cpu_flags)

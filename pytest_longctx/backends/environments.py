@@ -60,7 +60,7 @@ def own_python(engine: Installable) -> Path:
 
 def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
     """
-    Find an interpreter whose environment has *engine*: *wanted*, or that of its own environment, or this one.
+    Find an interpreter with *engine*: *wanted*, the interpreter of the engine's separate environment, or this interpreter.
 
     Raises `LaunchError` with the places that were searched.
     """
@@ -72,7 +72,7 @@ def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
         if python.is_file() and installed_version(engine, python) is not None:
             return python
         looked.append(f"{python} ({f'no {engine.package} in it' if python.is_file() else 'not there'})")
-    remedy = f"longctx engine {engine.name}" if engine.install else "install it in an environment of its own"
+    remedy = f"longctx engine {engine.name}" if engine.install else "install the engine in a separate environment"
     raise LaunchError(
         f"{engine.called} is not installed\n  checked  {', '.join(looked)}\n  try      {remedy}{engine.elsewhere}"
     )

@@ -224,7 +224,7 @@ def _read_flag(made: ReadFlags, name: str, word: str, rest: list[str]) -> None:
     row, spelt = made.engine.command_line["flags"][name], word.partition("=")[0]
     if row["type"] in _BARE:
         if "=" in word:
-            _note(made, spelt, f"{spelt} takes no value, and {word.partition('=')[2]!r} is given")
+            _note(made, spelt, f"{spelt} takes no value, but {word.partition('=')[2]!r} is given")
         dashed = spelt.replace("_", "-")
         off = any(each.startswith(dashed) for each in row.get("no", ())) and not f"--{name}".startswith(dashed)
         made.flags[name] = not off
@@ -268,11 +268,13 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
         _note(made, spelt, f"{spelt} {text}: {_expected(row, problem)}")
         return
     if not isinstance(table, dict):
-        _note(made, spelt, f"{spelt} {text}: a table in JSON is expected")
+        _note(made, spelt, f"{spelt} {text}: must be a table in JSON")
     if (choices := row.get("choices")) and text not in {str(each) for each in choices} and not _open(choices):
         known = ", ".join(str(each) for each in choices)
         _note(
-            made, spelt, f"{spelt} {text} is no value of {made.engine.engine} {made.engine.version}; there are {known}"
+            made,
+            spelt,
+            f"{spelt} {text} is not a value in {made.engine.engine} {made.engine.version}; there are {known}",
         )
     made.flags[name] = value
 

@@ -49,7 +49,9 @@ def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
         return broken(name, seen, f"at most {most} tokens", f"{limit} {most}")
     if long:
         return unmeasured(
-            name, "the text is long for its count of tokens: it consists of repeated marks, or the count is wrong", seen
+            name,
+            "the text is long for the reported number of tokens: the text consists of repeated marks, or the number is wrong",
+            seen,
         )
     return holds(name, seen, f"{limit} {most}")
 
@@ -57,7 +59,7 @@ def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
 def _newer(exam: Examination, short: Reply) -> Result:
     name = "answer-max-completion-tokens"
     if exam.dialect.id != "chat":
-        return unmeasured(name, "this dialect has one name for it")
+        return unmeasured(name, "this dialect has only one name for this parameter")
     older = exam.dialect.limit[0]
     other = "max_completion_tokens" if older == "max_tokens" else "max_tokens"
     # In a stream, because an answer without a limit may go on for minutes: it is closed then.
@@ -88,10 +90,10 @@ def _finish(long: Reply, short: Reply) -> Result:
     if any(each.finish is None for each in served):
         return broken("answer-finish", seen, "a finish reason in every answer")
     if len(served) < 2 or not long.text.startswith(short.text) or len(long.text) <= len(short.text):
-        return unmeasured("answer-finish", "the shorter answer is no beginning of the longer one", seen)
+        return unmeasured("answer-finish", "the shorter answer is not the beginning of the longer one", seen)
     # The longer answer shows that the shorter one was cut. One that ignores the limit is for answer-max-tokens.
     if short.finish != "length":
-        return broken("answer-finish", seen, "length, where the answer was cut")
+        return broken("answer-finish", seen, "finish reason `length` where the answer was cut")
     return holds("answer-finish", seen)
 
 
@@ -112,8 +114,8 @@ def _repeatable(exam: Examination, replies: list[Reply], share: float | None) ->
         return holds(name, seen, share=share)
     if share < 0.5 and exam.dialect.temperature:
         return broken(name, seen, "at least half", share=share)
-    chosen = "some answers differ, as batches of other requests may cause"
-    because = chosen if exam.dialect.temperature else "the server takes no temperature, so its answers may differ"
+    chosen = "some answers differ; batching with other requests can cause this"
+    because = chosen if exam.dialect.temperature else "the server does not accept `temperature`, so answers may differ"
     return unmeasured(name, because, seen, share=share)
 
 
@@ -123,12 +125,13 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
         return unmeasured(name, "this dialect has no stop sequences")
     text = long.text
     if text.lstrip().startswith("<"):
-        return unmeasured(name, "the answer begins with a mark, as reasoning does that is not kept apart from it")
+        return unmeasured(name, "the answer begins with a tag, as if reasoning were not separated from the answer")
     place = len(text) // 2
     stop = text[place : place + 4].strip()
     if share != 1 or not stop or not stop.isascii() or text.find(stop) < _BEFORE_STOP:
         return unmeasured(
-            name, "the answer is not repeatable, or has no place in its middle that is the first of its kind"
+            name,
+            "the answer is not repeatable, or no string in its middle is unique enough to serve as a stop sequence",
         )
     reply = exam.ask((("user", COUNTING),), _LONG_TOKENS, stop=stop)
     if not reply.served:
@@ -136,7 +139,7 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
     asked, seen = f"stop {stop!r} in {text[:60]!r}", f"{reply.text[:60]!r}, ended by {reply.finish}"
     if stop not in reply.text:
         return holds(name, seen, asked)
-    return broken(name, seen, "an answer that ends before it", asked)
+    return broken(name, seen, "an answer that ends before the stop sequence", asked)
 
 
 def _streamed(exam: Examination, long: Reply, share: float | None) -> Result:
@@ -154,7 +157,7 @@ def _streamed(exam: Examination, long: Reply, share: float | None) -> Result:
         return holds(name, f"{len(whole)} letters in both forms")
     if texts[0] == texts[1] and (whole.startswith(texts[0]) or whole.endswith(texts[0])):
         return broken(name, f"in a stream {texts[0][-40:]!r}", f"{whole[-40:]!r} at the end, as without")
-    return unmeasured(name, "the answers differ in their words, which the numerics of a batch may cause")
+    return unmeasured(name, "the answers differ in words; batching can cause this")
 
 
 def _own(exam: Examination, share: float | None) -> Result:
@@ -165,17 +168,19 @@ def _own(exam: Examination, share: float | None) -> Result:
     except OverBudget as problem:
         return unmeasured(name, str(problem))
     if share != 1:
-        return unmeasured(name, "the model answers no questions, and is not repeatable")
+        return unmeasured(name, "the model does not answer questions, and its answers are not repeatable")
     prompts = [((("user", f"{'ABCDEFGH'[place] * 8} {place}. {COUNTING}"),)) for place in range(_AT_ONCE)]
     alone = [exam.ask(turns, _CUT_TOKENS).text for turns in prompts]
     if len(set(alone)) < _AT_ONCE:
-        return unmeasured(name, "the model answers different prompts alike")
+        return unmeasured(name, "the model gives the same answer to different prompts")
     replies = exam.wire.together([partial(exam.ask, turns, _CUT_TOKENS) for turns in prompts])
     mixed = [place for place, each in enumerate(replies) if each.text != alone[place] and each.text in alone]
     if mixed:
-        return broken(name, f"{len(mixed)} of {_AT_ONCE} answers are those of another request", "each its own")
+        return broken(name, f"{len(mixed)} of {_AT_ONCE} answers belong to another request", "each its own")
     same = sum(each.text == alone[place] for place, each in enumerate(replies))
-    return holds(name, f"{same} of {_AT_ONCE} answers equal those asked alone, none equals another's")
+    return holds(
+        name, f"{same} of {_AT_ONCE} answers equal those of single requests; none equals the answer to another request"
+    )
 
 
 def _own_codes(exam: Examination) -> Result:
@@ -189,13 +194,15 @@ def _own_codes(exam: Examination) -> Result:
         if any(has(reply.text, code) for other, code in enumerate(codes) if other != place)
     ]
     own = sum(has(reply.text, code) for reply, code in zip(replies, codes, strict=True))
-    seen = f"of {_AT_ONCE} requests at once, {own} got their own code and {len(others)} another's"
+    seen = (
+        f"of {_AT_ONCE} requests at once, {own} returned their own code and {len(others)} the code of another request"
+    )
     if others:
         return broken(name, seen, "each its own")
     if exam.wire.gap_s:
-        return unmeasured(name, "the server limits its rate, so they were sent one after another", seen)
+        return unmeasured(name, "requests were rate-limited, so they were sent one after another", seen)
     if own < _AT_ONCE:
-        return unmeasured(name, "not every answer has its code", seen)
+        return unmeasured(name, "not every answer contains its own code", seen)
     return holds(name, seen)
 
 
@@ -213,7 +220,9 @@ def _cached(exam: Examination, share: float | None) -> Result:
     texts = [each.text + each.thought for each in replies]
     if len(set(texts)) == 1 and texts[0]:
         return holds(name, "the same answer three times")
-    because = "the model answers no questions, and the answers differ" + ("" if share == 1 else ", as others of it do")
+    because = "the model does not answer questions, and the answers differ" + (
+        "" if share == 1 else ", as others of it do"
+    )
     return unmeasured(name, because)
 
 
@@ -221,11 +230,11 @@ def _cached_codes(made: Quest, replies: list[Reply]) -> Result:
     name = "answer-cached"
     found = [made.found(each.text) for each in replies]
     pictures = ", ".join("".join("+" if each else "-" for each in one) for one in found)
-    seen = f"codes found at first and in two repetitions: {pictures}"
+    seen = f"codes found in the first answer and in two repetitions: {pictures}"
     lost = [a and not b and not c for a, b, c in zip(*found, strict=True)]
     cut = any(each.finish == "length" and not all(one) for each, one in zip(replies, found, strict=True))
     if sum(lost) > 1 and not cut:
         return broken(name, seen, "the codes of the first answer")
     if any(one != found[0] for one in found):
-        return unmeasured(name, "the answers differ, but not in one way", seen)
+        return unmeasured(name, "the answers differ, but not consistently", seen)
     return holds(name, seen)

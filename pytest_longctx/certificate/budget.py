@@ -93,7 +93,7 @@ class Budget:
             )
         cost = self.prices.cost(self.prompt_tokens + prompt_tokens, self.answer_tokens + answer_tokens)
         if self.money is not None and (cost is None or cost > self.money):
-            raise OverBudget(f"the budget of ${self.money:.2f} does not cover a request of {wanted:,} more tokens")
+            raise OverBudget(f"the budget of ${self.money:.2f} does not cover another request of {wanted:,} tokens")
 
 
 def parse(text: str, prices: Prices) -> Budget:

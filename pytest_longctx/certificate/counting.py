@@ -53,12 +53,12 @@ def _linear(exam: Examination) -> Result:
     if len(set(steps)) == 1 and steps[0] > 0:
         return holds("count-linear", seen, asked, step_tokens=steps[0])
     if exam.ruler.exact:
-        return broken("count-linear", seen, "equal steps, as in the calibration", asked)
+        return broken("count-linear", seen, "equal steps, as measured in the calibration", asked)
     # Words of a tokenizer may merge; steps that fall, or jump by more than a word of one token for each letter, may not.
     wild = min(steps) <= 0 or max(steps) - min(steps) > 0.25 * max(steps)
     if wild or _noisy(exam):
         return broken("count-linear", seen, "equal steps for equal parts", asked)
-    return unmeasured("count-linear", "this tokenizer does not count equal words equally", seen)
+    return unmeasured("count-linear", "this tokenizer counts the same word differently in different places", seen)
 
 
 def _noisy(exam: Examination) -> bool:
@@ -85,7 +85,7 @@ def _unit(exam: Examination) -> Result:
     if any(near):
         name = "character" if near[0] else "byte"
         return broken(
-            "count-unit", f"{seen}: one for each {name}", "tokens, which are several characters each in English"
+            "count-unit", f"{seen}: one for each {name}", "counts in tokens; in English a token has several characters"
         )
     ratio = added[0] / letters[0]
     if added[0] and all(abs(a - ratio * b) <= 1 for a, b in zip(added, letters, strict=True)):
@@ -113,7 +113,7 @@ def _stream(exam: Examination) -> Result:
     plain, streamed = _counts(exam, turns, 8), _counts(exam, turns, 8, stream=True)
     if plain.prompt is None or streamed.prompt is None:
         return unmeasured("count-stream", "no usage " + ("in streams" if streamed.prompt is None else "without stream"))
-    seen = f"{plain.prompt:,} prompt tokens without stream, {streamed.prompt:,} in a stream"
+    seen = f"{plain.prompt:,} prompt tokens without streaming, {streamed.prompt:,} with streaming"
     if plain.prompt == streamed.prompt:
         return holds("count-stream", seen)
     return broken("count-stream", seen, "the same count")
@@ -132,13 +132,13 @@ def _answers(exam: Examination) -> Iterator[Result]:
     seen = "; ".join(f"max_tokens {asked}: counted {counted}" for asked, counted in pairs)
     because = _otherwise_cut(cut)
     if not pairs or exam.is_broken("answer-max-tokens"):
-        yield unmeasured("count-answer", "no answer was cut by max_tokens and counted")
+        yield unmeasured("count-answer", "no answer that was cut by max_tokens has a token count")
     elif all(asked == counted for asked, counted in pairs):
         yield holds("count-answer", seen)
     elif because:
         yield unmeasured("count-answer", because, seen)
     else:
-        yield broken("count-answer", seen, "max_tokens, where the answer ended by length")
+        yield broken("count-answer", seen, "equal to max_tokens if the answer ended with `length`")
     yield _total(exam)
 
 
@@ -152,7 +152,7 @@ def _otherwise_cut(cut: list[Reply]) -> str:
         for each in cut
         if each.counts
     ):
-        return "the count leaves out tokens of reasoning, which are reported beside it"
+        return "the count excludes reasoning tokens, which the server reports separately"
     same = {(each.counts.answer, each.text) for each in cut if each.counts}
     if (
         len(cut) > 1
@@ -179,17 +179,15 @@ def _total(exam: Examination) -> Result:
     seen = f"{len(more)} of {len(sums)} answers, such as {next(iter(more)).counts}"
     # Some providers count reasoning in the total alone.
     if all(extra == (each.counts.reasoning if each.counts else None) for each, extra in more.items()):
-        return unmeasured(
-            name, "total_tokens has the tokens of reasoning, which the count of the answer leaves out", seen
-        )
+        return unmeasured(name, "total_tokens includes the reasoning tokens, which the answer's count excludes", seen)
     cut = [each for each in more if each.finish == "length" and each.counts]
     if cut and all((each.counts.answer or 0) + more[each] == each.answer_tokens for each in cut if each.counts):
         return unmeasured(
             name,
-            "total_tokens has tokens up to max_tokens that the count of the answer leaves out, as of reasoning",
+            "total_tokens includes tokens up to max_tokens that the answer's count excludes, such as reasoning",
             seen,
         )
-    return broken(name, seen, "prompt and answer tokens together")
+    return broken(name, seen, "the sum of prompt and answer tokens")
 
 
 def _beside(reply: Reply) -> int:
@@ -223,7 +221,7 @@ def _cached_counts(exam: Examination) -> Iterator[Result]:
     template = max(0.0, exam.ruler.base) + _BLOCK_TOKENS
     seen = f"a new prompt: {_said(cached[0])} of {_said(fresh.prompt)} tokens cached"
     if cached[0] is not None and cached[0] > template:
-        yield broken("count-cached-fresh", seen, f"at most {template:.0f}: the template, and one block")
+        yield broken("count-cached-fresh", seen, f"at most {template:.0f}: the chat template and one block")
         yield unmeasured("count-cached-prefix", "count-cached-fresh is broken")
         return
     yield holds("count-cached-fresh", seen)
@@ -245,8 +243,8 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
     yield _present(exam)
     yield _long(exam)
     if exam.facts.get("estimated") and exam.is_broken("length-told"):
-        seen = f"{exam.facts['estimated']}: in proportion to the characters, and the refusal counts otherwise"
-        yield broken("count-unit", seen, "tokens, as the limit counts them")
+        seen = f"{exam.facts['estimated']}: in proportion to the characters, but the refusal states another count"
+        yield broken("count-unit", seen, "token counts that agree with the limit")
 
 
 def _present(exam: Examination) -> Result:
@@ -276,11 +274,11 @@ def _long(exam: Examination) -> Result:
     longest = max(served, key=lambda each: each.tokens)
     counted = longest.reply.prompt or 0
     spare = 0 if exam.ruler.exact else exam.ruler.slack + 0.01 * longest.tokens
-    seen = f"{longest.tokens:,} tokens by the law of short prompts, counted {counted:,}"
+    seen = f"{longest.tokens:,} tokens expected from short prompts, counted {counted:,}"
     if abs(counted - longest.tokens) <= spare:
         return holds("count-long", seen)
     if exam.facts.get("truncated"):
-        return unmeasured("count-long", "the server shortens prompts (truncation)", seen)
+        return unmeasured("count-long", "the server truncates prompts (see truncation)", seen)
     if counted > 0.98 * longest.tokens:
         return unmeasured("count-long", "repeated words may merge into longer tokens", seen)
     return broken("count-long", seen, f"{longest.tokens:,}, within {spare:.0f}")

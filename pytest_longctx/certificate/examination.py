@@ -80,13 +80,13 @@ class Examination:
     @property
     def dialect(self) -> Dialect:
         if self.found_dialect is None:
-            raise Unaskable("no dialect was found yet")
+            raise Unaskable("no dialect has been found yet")
         return self.found_dialect
 
     @property
     def ruler(self) -> Ruler:
         if self._ruler is None:
-            raise Unaskable("the prompt lengths were not calibrated yet")
+            raise Unaskable("the prompt lengths have not been calibrated yet")
         return self._ruler
 
     @ruler.setter
@@ -143,7 +143,8 @@ def list_models(exam: Examination) -> None:
     if exam.model is None and ids:
         if len(ids) > 1:
             raise Unaskable(
-                f"{exam.wire.base} lists {len(ids)} models: {shown(', '.join(ids[:8]))}\n  try      --model with one of them"
+                f"{exam.wire.base} lists {len(ids)} models: {shown(', '.join(ids[:8]))}\n"
+                "  try      --model with one of these names"
             )
         exam.model = ids[0]
     entry = next((entry for entry in entries if entry.get("id") == exam.model), {})
@@ -175,7 +176,7 @@ def find_dialects(exam: Examination, wanted: str | None = None) -> None:
         said = [*said, *_ask_each(exam, [each.without_version for each in asked if each.path != "/generate"])[0]]
     if exam.found_dialect is None:
         raise Unaskable(
-            "\n".join((f"{exam.wire.base} answers in no known dialect", *said, f"  try      {_remedy(exam)}"))
+            "\n".join((f"{exam.wire.base} does not answer in any known dialect", *said, f"  try      {_remedy(exam)}"))
         )
     _find_least_answer(exam)
     exam.fields["dialect"], exam.fields["limit_field"] = exam.dialect.id, exam.dialect.limit[0]
@@ -203,11 +204,11 @@ def _ask_each(exam: Examination, dialects: Iterable[Dialect]) -> tuple[list[str]
 def _remedy(exam: Examination) -> str:
     statuses = {reply.status for reply in exam.wire.replies}
     if statuses & {401, 403}:
-        return "the right key in the environment variable LONGCTX_API_KEY, or in the one that --key-env names"
+        return "the right key in the environment variable LONGCTX_API_KEY, or in the variable that --key-env names"
     if moved := next((reply.location for reply in exam.wire.replies if reply.ending == "redirected"), ""):
-        return f"the address to which it redirects, if it is that of the API; it is not followed: {shown(moved)}"
+        return f"the address of the redirect, if this is the API's address (redirects are not followed): {shown(moved)}"
     if exam.model is None:
-        return "--model with the name of a model that it serves"
+        return "--model with the name of a model that the server serves"
     return "the base URL of the API, without /v1, and --model"
 
 

@@ -73,7 +73,7 @@ def search(exam: Examination) -> Limit:
         if length is None:
             break
         if exam.wire.budget.spent - began + length > allowed:
-            limit.stopped = f"the budget: {length:,} tokens more would be too many"
+            limit.stopped = f"the budget does not cover {length:,} more tokens"
             break
         tried.add(length)
         sent = exam.fill(length, stream=exam.streams)
@@ -141,15 +141,17 @@ def _claims(exam: Examination, limit: Limit) -> Iterator[Result]:
 def span(exam: Examination, limit: Limit) -> str:
     """Describe the length limit and its interval in one sentence."""
     if limit.longest is None:
-        return "no prompt of filler was served"
+        return "no filler prompt was served"
     served = limit.works.reply.prompt if limit.works else None
     ruled = "" if served in (None, limit.longest) else f" (counted by the server: {served:,})"
     length = f"{limit.longest:,} {exam.ruler.unit}"
     if limit.found and exam.ruler.exact:
-        return f"prompts of {length} are served{ruled}, one token more is not"
+        return f"prompts of {length} are served{ruled}, prompts with one more token are not"
     if limit.fails is not None:
-        return f"prompts of {length} are served{ruled}, of {limit.fails.tokens:,} not; {exam.ruler.interval}"
-    return f"prompts of {length} are served{ruled}; no longer one was refused"
+        return (
+            f"prompts of {length} are served{ruled}, prompts of {limit.fails.tokens:,} are not; {exam.ruler.interval}"
+        )
+    return f"prompts of {length} are served{ruled}; no longer prompt was refused"
 
 
 def _claim(exam: Examination, limit: Limit) -> Result:
@@ -162,12 +164,12 @@ def _claim(exam: Examination, limit: Limit) -> Result:
         "claim_tokens": claim,
     }
     if limit.longest is None:
-        return unmeasured("length-claim", "no prompt of filler was served", limit.stopped, **figures)
+        return unmeasured("length-claim", "no filler prompt was served", limit.stopped, **figures)
     if claim is None:
         if limit.found:
-            return holds("length-claim", f"{seen}; no claim was made and the server lists none", **figures)
+            return holds("length-claim", f"{seen}; no context length was claimed, and the server lists none", **figures)
         return unmeasured("length-claim", limit.stopped or "no limit was found", seen, **figures)
-    asked = f"a context of {claim:,} tokens, by {source}"
+    asked = f"a context of {claim:,} tokens, as stated by {source}"
     spare = 0 if exam.ruler.exact else exam.ruler.slack + 0.005 * claim
     room = 0 if limit.counts_answer is False else limit.answer_tokens
     if limit.longest + room + spare >= claim:
@@ -183,28 +185,29 @@ def _not_below(exam: Examination, limit: Limit, claim: int, spare: float) -> str
     if limit.fails is None:
         return limit.stopped or "the limit was not reached"
     if not exam.ruler.counted:
-        return "a word of filler may have several tokens"
+        return "a filler word may have several tokens"
     missing = claim - limit.fails.tokens - spare
     if missing <= 0:
         return limit.stopped or "the limit was not reached"
     says_so = any(claim in numbers(sent.reply.error) for sent in limit.refusals)
     if missing <= min(_FRAME_TOKENS, max(0.0, exam.ruler.base)) and says_so:
         return (
-            "the refusals tell the claim: the limit counts tokens of the template that usage leaves out (length-told)"
+            "the refusals name the claimed length; the server's limit includes chat-template tokens that `usage` does not "
+            "count (see length-told)"
         )
     return ""
 
 
 def _listed(exam: Examination, limit: Limit) -> Result:
     if exam.listed is None:
-        return unmeasured("length-listed", "/v1/models tells no length")
+        return unmeasured("length-listed", "/v1/models states no context length")
     if limit.longest is None:
-        return unmeasured("length-listed", "no prompt of filler was served")
-    asked = f"the list says {exam.listed:,} tokens"
+        return unmeasured("length-listed", "no filler prompt was served")
+    asked = f"/v1/models states {exam.listed:,} tokens"
     if limit.longest > exam.listed + (0 if exam.ruler.exact else exam.ruler.slack + 0.005 * exam.listed):
         return broken("length-listed", span(exam, limit), f"at most {exam.listed:,} tokens", asked)
     if not exam.ruler.counted:
-        return unmeasured("length-listed", "a word of filler may have several tokens", span(exam, limit))
+        return unmeasured("length-listed", "a filler word may have several tokens", span(exam, limit))
     if limit.fails is None:
         return unmeasured("length-listed", limit.stopped or "no longer request was sent", span(exam, limit))
     return holds("length-listed", span(exam, limit), asked)
@@ -259,8 +262,8 @@ def _without_answer(limit: Limit, shorter: Sent) -> Result:
         return unmeasured("length-counted", f"{shorter.tokens:,} tokens with max_tokens {asked}: {shorter.reply.said}")
     limit.counts_answer = True
     seen = (
-        f"with max_tokens {asked}, prompts of {shorter.tokens:,} tokens are served and {longest:,} not: "
-        f"prompt and answer together may have {longest + limit.answer_tokens:,}"
+        f"with max_tokens {asked}, prompts of {shorter.tokens:,} tokens are served, prompts of {longest:,} are not: "
+        f"the limit of prompt and answer together is {longest + limit.answer_tokens:,}"
     )
     return holds("length-counted", seen, rule="prompt and max_tokens")
 
@@ -308,7 +311,10 @@ def _by_size(exam: Examination, limit: Limit) -> str:
     if not accepted(exam.sent[-1]):
         return ""
     letters = limit.fails.reply.prompt_characters
-    return f"{limit.fails.tokens:,} tokens in {reply.prompt_characters:,} letters are served, in {letters:,} not"
+    return (
+        f"{limit.fails.tokens:,} tokens in {reply.prompt_characters:,} characters are served, "
+        f"in {letters:,} characters they are not"
+    )
 
 
 def _sides(exam: Examination, limit: Limit) -> Result:
@@ -326,13 +332,15 @@ def _sides(exam: Examination, limit: Limit) -> Result:
     if accepted(below) and not accepted(above):
         return holds("length-sides", seen)
     if limit.stopped or below.reply.ending == "limited":
-        return unmeasured("length-sides", "the server limits its rate", seen)
-    return broken("length-sides", seen, "the same answers as before: the shorter is served, the longer is not")
+        return unmeasured("length-sides", "requests were rate-limited", seen)
+    return broken(
+        "length-sides", seen, "the same result as before: the shorter prompt is served, the longer one is not"
+    )
 
 
 def _below(exam: Examination, limit: Limit) -> Result:
     if limit.longest is None or exam.facts.get("dead"):
-        return unmeasured("length-below", limit.stopped or "no prompt of filler was served")
+        return unmeasured("length-below", limit.stopped or "no filler prompt was served")
     done = {sent.tokens: sent for sent in exam.sent if accepted(sent)}
     try:
         for share in (4, 2):
@@ -357,7 +365,7 @@ def _told(exam: Examination, limit: Limit) -> Result:
     said = limit.refusals[0].reply.said if limit.refusals else ""
     every = [number for sent in limit.refusals for number in numbers(sent.reply.error)]
     if any(each in near for each in every):
-        return holds("length-told", f"the refusal tells {next(each for each in every if each in near):,}")
+        return holds("length-told", f"the refusal names {next(each for each in every if each in near):,}")
     limits = {tuple(told(sent.reply.error)) for sent in limit.refusals}
     if unknown := _incomparable(limits, limit, exact=exam.ruler.exact):
         return unmeasured("length-told", unknown, said)
@@ -369,12 +377,12 @@ def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) ->
     if limit.rule:
         return f"the limit is {limit.rule}"
     if limits == {()}:
-        return "no refusal tells a context limit"
+        return "no refusal names a context limit"
     if len(limits) > 1 or len(next(iter(limits))) > 1:
-        return "the refusals tell no single limit: it may be another one that they tell"
+        return "the refusals name several numbers, so it is not clear which one is the context limit"
     if limit.counts_answer is None:
         return "it is not known whether the limit counts the answer (length-counted)"
-    return "" if exact else "lengths are not exact here"
+    return "" if exact else "prompt lengths are not exact on this server"
 
 
 def above(exam: Examination, reply: Reply) -> bool:

@@ -28,7 +28,7 @@ def lines(certificate: Certificate) -> Iterator[str]:
     yield ""
     yield f"{certificate.url} serves {certificate.headline} ({model}); {certificate.interval}"
     if certificate.read_tokens:
-        yield f"a natural text of {certificate.read_tokens:,} tokens was read as a whole"
+        yield f"a natural text of {certificate.read_tokens:,} tokens was read completely"
     spent = certificate.budget
     cost = "" if spent["cost"] is None else f", ${spent['cost']:.4f}"
     yield (

@@ -1,4 +1,4 @@
-"""Error checks: is a request that cannot be served refused at once, with a status and a message that a client can use?"""
+"""Error checks: the server must reject an invalid request at once, with a status and a message that a client can use."""
 
 import json
 from collections.abc import Iterator
@@ -60,15 +60,19 @@ def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Rep
 def _status(exam: Examination, reply: Reply | None) -> Result:
     name = "error-length-status"
     if reply is None:
-        return unmeasured(name, "no request was too long, or the budget has no room for one without stream")
+        return unmeasured(name, "no request was too long, or the budget does not cover one without streaming")
     if reply.status == httpx.codes.OK:
-        because = "the length is served without a stream" if accepted_reply(reply) else "the status is 200 (error-200)"
+        because = (
+            "the server accepts this length without streaming"
+            if accepted_reply(reply)
+            else "the status is 200 (see error-200)"
+        )
         return unmeasured(name, because, reply.said)
     if reply.ending == "limited" or reply.status in GIVEN_UP or exam.facts.get("dead"):
         because = (
-            "the server answers nothing more (error-after)"
+            "the server no longer answers (see error-after)"
             if exam.facts.get("dead")
-            else "a proxy answered, or a rate limit"
+            else "a proxy answered, or the request was rate-limited"
         )
         return unmeasured(name, because, reply.said)
     if reply.status in _TOO_LONG:
@@ -79,7 +83,7 @@ def _status(exam: Examination, reply: Reply | None) -> Result:
 def _text(reply: Reply | None) -> Result:
     name = "error-length-text"
     if reply is None or reply.ending != "refused":
-        return unmeasured(name, "no request was refused with a 4xx for its length")
+        return unmeasured(name, "no request was refused with a 4xx because of its length")
     try:
         json.loads(reply.body)
         readable = True
@@ -89,7 +93,9 @@ def _text(reply: Reply | None) -> Result:
     if readable and (numbers(reply.error) or any(word in said for word in _SAYS_LENGTH)):
         return holds(name, reply.said)
     kind = reply.kind or "no content type"
-    return broken(name, f"{kind}: {reply.said}", "JSON with a message that tells the length, or that it is too long")
+    return broken(
+        name, f"{kind}: {reply.said}", "JSON with a message that names the length, or says that the prompt is too long"
+    )
 
 
 def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> Result:
@@ -104,7 +110,7 @@ def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> R
         return holds(name, reply.said)
     if because := _not_of_the_stream(exam, reply, plain):
         return unmeasured(name, because, reply.said)
-    empty = f"HTTP 200, {len(reply.text)} letters, no error, ending: {reply.ending}"
+    empty = f"HTTP 200, {len(reply.text)} characters, no error, ended by {reply.ending}"
     seen = empty if reply.status == httpx.codes.OK else reply.said
     return broken(name, seen, "400, 413 or 422, or an error event in the stream")
 
@@ -114,9 +120,9 @@ def _not_of_the_stream(exam: Examination, reply: Reply, plain: Reply | None) -> 
     if reply.ending == "limited":
         return "the server limits its rate"
     if exam.is_broken("error-length-status") or exam.facts.get("dead") or reply.status in GIVEN_UP:
-        return "it is not refused without a stream either"
+        return "the same request is not refused without streaming either"
     if plain is not None and plain.status == httpx.codes.OK:
-        return "without a stream the status is 200 too (error-200)"
+        return "the status is also 200 without streaming (see error-200)"
     return ""
 
 
@@ -137,14 +143,14 @@ def _wrong(exam: Examination, name: str, fields: dict[str, Any], allowed: tuple[
     if "model" in fields and not exam.dialect.names_model:
         return unmeasured(name, "requests of this dialect name no model")
     if "temperature" in fields and not exam.dialect.temperature:
-        return unmeasured(name, "the server does not take a temperature")
+        return unmeasured(name, "the server does not accept `temperature`")
     reply = exam.ask(SMALL, 1, **fields)
     if reply.status in allowed:
         return holds(name, reply.said, asked)
     if reply.ending in ("limited", "no answer", "locked"):
         return unmeasured(name, reply.said)
     if reply.status == 200 and not reply.served:
-        return unmeasured(name, "the status is 200 (error-200)", reply.said)
+        return unmeasured(name, "the status is 200 (see error-200)", reply.said)
     listed = ", ".join(str(each) for each in allowed)
     return broken(name, "it is served" if reply.served else reply.said, listed, asked)
 
@@ -176,7 +182,9 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
     away = [each for each in moved if other_host(exam.wire.base, each.location)]
     if away:
         seen = f"HTTP {away[0].status} to another host, in {len(away)} of {len(replies)} answers (not followed)"
-        yield broken("error-redirect", seen, "no redirect of an API to another host: clients take the key along")
+        yield broken(
+            "error-redirect", seen, "no redirect to another host, because clients send the API key to that host too"
+        )
     else:
         yield holds("error-redirect", f"{len(moved)} redirects, none to another host")
     yield _cut(exam, replies)
@@ -185,7 +193,7 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
         yield broken(
             "error-echo",
             f"{len(echoes)} of {len(replies)} answers, such as {echoes[0].said}",
-            "no answer with the key in it",
+            "no answer that contains the API key",
         )
     elif exam.key_given:
         yield holds("error-echo", f"none of {len(replies)} answers")
@@ -193,7 +201,7 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
         yield unmeasured("error-echo", "no key was given")
     late = [each for each in replies if each.after_done]
     if late:
-        yield broken("error-done", f"{len(late)} streams go on after [DONE]", "nothing after it")
+        yield broken("error-done", f"{len(late)} streams continue after [DONE]", "nothing after it")
     elif any(each.arrivals_s for each in replies):
         yield holds("error-done", "no stream goes on")
     else:
@@ -210,8 +218,8 @@ def _cut(exam: Examination, replies: list[Reply]) -> Result:
     if not cut:
         return holds("error-cut", f"none of {len(replies)} answers")
     word = "broke off" if cut[0].ending == "cut" else "no answer"
-    where = f"after {duration(cut[0].took_s)}, {cut[0].prompt_characters:,} letters sent"
+    where = f"after {duration(cut[0].took_s)}, {cut[0].prompt_characters:,} characters sent"
     seen = f"{len(cut)} of {len(replies)}: {word} {where}, {cut[0].said}"
     if len(cut) == 1:
         return unmeasured("error-cut", "one connection failed once", seen)
-    return broken("error-cut", seen, "every answer ends by its protocol")
+    return broken("error-cut", seen, "every answer ends as its protocol requires")

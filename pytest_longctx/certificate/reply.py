@@ -81,7 +81,7 @@ class Reply:
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token of a streamed answer, also if its only token has no text; None if unknown."""
+        """Time to the first token of a streamed answer, even if this token has no text; None if unknown."""
         if self.arrivals_s:
             return self.arrivals_s[0] - self.started_s
         only = self.streamed and self.counts is not None and self.counts.answer in (0, 1)

@@ -87,7 +87,7 @@ def explained(results: Iterable[Result]) -> Iterator[Result]:
     for each in given:
         causes = [name for name in each.about.explained_by if name in wrong]
         if each.word == "broken" and causes:
-            because = f"{causes[0]} is broken, which explains this as well"
+            because = f"{causes[0]} is broken; this explains the result of this check too"
             yield Result(each.check, "unmeasured", each.seen, each.asked, because=because, figures=each.figures)
         else:
             yield each

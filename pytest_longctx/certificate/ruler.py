@@ -1,4 +1,4 @@
-"""Prompts of a wanted length in the server's own tokens, calibrated by the server's counts."""
+"""Prompts of a requested length in the server's tokens, calibrated with the server's token counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,13 +70,13 @@ class Ruler:
     def interval(self) -> str:
         """Describe how exact the ruler's lengths are."""
         if self.exact:
-            return f"exact: one word of filler is {self.per_word:g} of the server's tokens" + self._origin
+            return f"exact: one filler word is {self.per_word:g} of the server's tokens" + self._origin
         if self.counted:
             return (
-                f"within {self.slack:.1f} tokens and 0.5 % ({self.per_word:.4g} tokens for each word of filler)"
+                f"within {self.slack:.1f} tokens and 0.5 % ({self.per_word:.4g} tokens for each filler word)"
                 + self._origin
             )
-        return f"not calibrated: {self.why}; lengths are in words of filler, of one token or more each"
+        return f"not calibrated: {self.why}; lengths are in filler words; each has one token or more"
 
     @property
     def unit(self) -> str:

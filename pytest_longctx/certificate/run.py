@@ -76,7 +76,7 @@ class Certificate:
 
     @property
     def exit_status(self) -> int:
-        """Exit status of the run: 0 if no check is broken, 1 if one is, 2 if no check could be judged."""
+        """Exit status of the run: 0 if no check is broken, 1 if a check is broken, 2 if no check could be judged."""
         if self.count("broken"):
             return 1
         return 0 if self.count("holds") else 2
@@ -100,9 +100,9 @@ class Certificate:
     def headline(self) -> str:
         """The headline of the certificate: the served length."""
         if self.words is not None:
-            return f"prompts of {self.words:,} words of filler, whose tokens are not counted"
+            return f"prompts of {self.words:,} filler words; the server does not report their tokens"
         if self.longest is None:
-            return "prompts of no length that was measured"
+            return "no prompt of a measured length"
         if self.context is None or self.context == self.longest:
             by = self.fields.get("limit_of")
             more = f", limited by {by}" if by else "" if self.bounded else " or more"
@@ -155,17 +155,17 @@ def plan(wanted: Wanted, host: str) -> Iterator[str]:
     """State before any request what a certificate run would send at most, and its cost."""
     budget = wanted.budget
     limit = f"{budget.tokens:,} tokens" if budget.tokens is not None else f"${budget.money:,.2f}"
-    yield f"longctx certify {host}: at most {limit} will be sent, refused and repeated requests included"
+    yield f"longctx certify {host}: at most {limit} will be sent, including refused and repeated requests"
     claim = wanted.claim
-    yield f"  small requests    about {SMALL_REQUESTS}, {SMALL_TOKENS:,} tokens together"
+    yield f"  small requests    about {SMALL_REQUESTS}, {SMALL_TOKENS:,} tokens in total"
     if claim:
         yield f"  the limit         2 to 8 of {claim:,} tokens, or fewer as the budget allows"
-        yield f"  long texts        2 of {claim:,} tokens together, and shorter ones"
+        yield f"  long texts        2 of {claim:,} tokens in total, and shorter ones"
     else:
         yield "  the limit         by steps of a factor of 4 from 4,096 tokens, within 60 % of the budget"
         yield "  long texts        2 near the limit that is found, and shorter ones"
-    yield f"  answers           at most 256 tokens each, about {40 * SMALL_REQUESTS:,} together"
-    yield f"                    (of a model that reasons first, {REASONING_TOKENS:,} more in each answer with codes)"
+    yield f"  answers           at most 256 tokens each, about {40 * SMALL_REQUESTS:,} in total"
+    yield f"                    (for a reasoning model, {REASONING_TOKENS:,} more in each answer with codes)"
     most = budget.tokens if budget.tokens is not None else None
     cost = budget.money if most is None else _most_cost(budget.prices, most)
     known = f"at most ${cost:,.2f}" if cost is not None else "not known without --price-in and --price-out"
@@ -211,7 +211,7 @@ def _begin(exam: Examination, dialect: str | None) -> str:
         return str(problem)
     except Unaskable:
         if any(each.ending == "redirected" and other_host(exam.wire.base, each.location) for each in exam.wire.replies):
-            return "the API redirects to another host, which was not followed"
+            return "the API redirects to another host; the redirect was not followed"
         raise
     return ""
 

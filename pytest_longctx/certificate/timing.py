@@ -56,17 +56,17 @@ def _stream(exam: Examination) -> Result:
     )
     if grown < _SEEN_S:
         return unmeasured(
-            name, f"the longer answer takes only {duration(max(0.0, grown))} longer: too fast to tell", seen
+            name, f"the longer answer takes only {duration(max(0.0, grown))} longer, which is too fast to judge", seen
         )
     # A buffer holds the first text back until the answer has ended, in each of the answers.
     held = all((each.ttft_s or 0) > 0.9 * each.took_s for each in long)
     if held and first - early > 0.7 * grown:
-        return broken(name, seen, "first text long before the end")
+        return broken(name, seen, "the first text long before the end of the answer")
     return holds(name, seen)
 
 
 def _counter(exam: Examination) -> float | None:
-    """Read the server's own counter of prompt tokens, to find prompts that were computed twice; None if it has none."""
+    """Read the server's own counter of prompt tokens, to find prompts that were computed twice; None without a counter."""
     response = exam.wire.get("/metrics")
     if response is None or response.status_code != httpx.codes.OK:
         return None
@@ -87,7 +87,7 @@ def _read_once(exam: Examination) -> Result:
             reply = exam.ask(turns, 1, expected=int(exam.ruler.tokens_of(_READ_WORDS)))
             after = _counter(exam)
             if before is None or after is None or reply.counts is None or reply.prompt is None:
-                return unmeasured(name, "a counter or the usage is missing")
+                return unmeasured(name, "the counter or `usage` is missing")
             added.append(after - before)
             sent.append(reply.prompt)
             reused.append(reply.counts.cached or 0)
@@ -121,15 +121,18 @@ def _rate_limit(replies: list[Reply]) -> Result:
     name = "time-rate-limit"
     limited = [each for each in replies if each.waits_s or each.ending == "limited"]
     if not limited:
-        return unmeasured(name, f"none of {len(replies)} requests was limited")
+        return unmeasured(name, f"none of {len(replies)} requests was rate-limited")
     lost = [each for each in limited if each.ending == "limited"]
     waits = sum(sum(each.waits_s) for each in limited)
-    seen = f"{len(limited)} of {len(replies)} requests were limited, {duration(waits)} were waited; {len(lost)} were never served"
+    seen = (
+        f"{len(limited)} of {len(replies)} requests were rate-limited; the client waited {duration(waits)}; "
+        f"{len(lost)} requests were never served"
+    )
     if not lost:
         return holds(name, seen)
     if not any(each.told_wait for each in lost):
-        seen += ", and none told how long to wait"
-    return broken(name, seen, f"an answer after the waits that the server tells, within {TRIES} tries")
+        seen += ", and no refusal stated how long to wait"
+    return broken(name, seen, f"an answer within {TRIES} tries, each after the wait that the server states")
 
 
 def _silence(replies: list[Reply]) -> Result:
@@ -140,14 +143,10 @@ def _silence(replies: list[Reply]) -> Result:
         return unmeasured(name, "no request was served")
     if len(given_up) > 1:
         each = min(given_up, key=lambda reply: reply.took_s)
-        return broken(
-            name, f"{each.said} after {duration(each.took_s)}", "no answer of a proxy in place of the server's"
-        )
+        return broken(name, f"{each.said} after {duration(each.took_s)}", "the server's answer instead of a proxy's")
     seen = f"the longest silence before a served first token: {duration(longest)}"
     return (
-        holds(name, seen, silence_s=longest)
-        if not given_up
-        else unmeasured(name, "one request was given up once", seen)
+        holds(name, seen, silence_s=longest) if not given_up else unmeasured(name, "a proxy gave up one request", seen)
     )
 
 
@@ -186,7 +185,7 @@ def _law(points: list[tuple[int, float]]) -> Result:
     slope, start = np.polyfit(tokens, seconds, 1)
     residual = float(np.max(np.abs(seconds - start - slope * tokens)))
     if slope <= 0:
-        return unmeasured("time-law", "the time does not grow with the length", f"residual {duration(residual)}")
+        return unmeasured("time-law", "the time does not grow with the prompt length", f"residual {duration(residual)}")
     seen = (
         f"{max(0.0, start):.3g} s + {slope * 1000:.3g} s for each 1,000 tokens; largest residual {duration(residual)}"
     )
@@ -204,7 +203,7 @@ def _rate(replies: list[Reply]) -> Result:
         and each.arrivals_s[-1] > each.arrivals_s[0]
     )
     if not rates:
-        return unmeasured("time-rate", "no longer answer was streamed in several pieces and counted")
+        return unmeasured("time-rate", "no long answer was streamed in several pieces with a token count")
     seen = (
         f"{median(rates):,.1f} output tokens per second (median of {len(rates)}; {rates[0]:,.1f} to {rates[-1]:,.1f})"
     )

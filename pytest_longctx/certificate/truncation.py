@@ -101,7 +101,7 @@ def recall(exam: Examination) -> Iterator[Result]:
         exam.reasoning_tokens = REASONING_TOKENS
         long, longer = _short(exam, "all")
         if exam.recall:
-            asked = f"{CODES} codes in one answer, and {REASONING_TOKENS:,} tokens for what is said before them"
+            asked = f"{CODES} codes in one answer, and {REASONING_TOKENS:,} tokens for text before the codes"
             yield holds(name, _all_found(exam, long, longer), asked, how="all", reasoning_tokens=REASONING_TOKENS)
             return
         exam.reasoning_tokens = 0
@@ -119,11 +119,9 @@ def _short(exam: Examination, how: str) -> tuple[Reading, Reading]:
 def _no_recall(short: Reading) -> str:
     """Explain why codes of a *short* text were not found."""
     if not short.reply.served:
-        return f"questions about codes are not served: {short.reply.said}"
+        return f"the server did not answer questions about codes: {short.reply.said}"
     if short.unfinished:
-        return (
-            "the answers end at their limit of tokens before they have all codes, as those of models that reason first"
-        )
+        return "the answers reach their token limit before they contain all codes; reasoning models can do this"
     return "the model does not answer questions about codes in a short text, so lost codes would prove nothing"
 
 
@@ -195,7 +193,7 @@ def judge(exam: Examination) -> Iterator[Result]:
             readings.pop()
             break
         if readings[-1].cut:
-            because = f"{exam.natural(tokens)}: the answer ended at its limit before it had all codes"
+            because = f"{exam.natural(tokens)}: the answer reached its token limit before it contained all codes"
             readings.pop()
             break
         if not readings[-1].whole:
@@ -233,14 +231,16 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
     seen = (
         f"{exam.natural(last.tokens)}: found {last.picture}, in another text {again.picture}; "
         f"{exam.natural(above.tokens)}: {above.picture} and {repeated.picture}; "
-        + (f"all found up to {exam.natural(below)}" if below else "none of these lengths is read as a whole")
+        + (f"all codes found up to {exam.natural(below)}" if below else "no text of these lengths is read completely")
     )
     part = _cause(below, above, repeated, last, again)
     exam.facts["truncated"] = below if part else None
     for each in PARTS:
         if part is None:
             yield unmeasured(
-                f"truncation-{each}", "codes were lost in no regular way: by the model or by the server", seen
+                f"truncation-{each}",
+                "codes were lost without a pattern; either the model or the server lost them",
+                seen,
             )
         elif each == part:
             asked = f"{CODES} codes from the start to the end of the text"
@@ -299,7 +299,7 @@ def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
     if exam.dialect.form != "messages":
         return unmeasured(name, "this dialect has no messages")
     if not whole or exam.facts.get("truncated"):
-        return unmeasured(name, "one message is shortened too, or could not be read")
+        return unmeasured(name, "a single message is also shortened, or could not be read")
     if exam.recall != "all":
         return unmeasured(name, "the model cannot list all codes in one answer")
     try:
@@ -321,12 +321,12 @@ def _talk(exam: Examination, tokens: int) -> Result:
     if reading.whole or again.whole:
         return holds(name, seen)
     if reading.cut or again.cut:
-        return unmeasured(name, "an answer ended at its limit before it had all codes", seen)
+        return unmeasured(name, "an answer reached its token limit before it contained all codes", seen)
     unequal = sum(a != b for a, b in zip(reading.found, again.found, strict=True)) > 1
     if unequal or sum(reading.found) > CODES - 2 or not any(reading.found):
-        return unmeasured(name, "codes were lost in no regular way: by the model or by the server", seen)
+        return unmeasured(name, "codes were lost without a pattern; either the model or the server lost them", seen)
     asked = f"the text of {tokens:,} tokens that was read as one message"
-    return broken(name, seen, "all codes, as in one message", asked)
+    return broken(name, seen, "all codes, as in a single message", asked)
 
 
 def influence(exam: Examination) -> Iterator[Result]:
@@ -339,7 +339,7 @@ def influence(exam: Examination) -> Iterator[Result]:
     longest = limit.longest if limit and limit.longest else 2048
     tokens = min(int(longest * 0.9), exam.wire.budget.left() // 8)
     if tokens < 4 * exam.ruler.least:
-        yield unmeasured(name, "the budget has no room for six prompts")
+        yield unmeasured(name, "the budget does not cover six prompts")
         return
     yield _influence(exam, exam.ruler.turns(exam.rng, tokens), tokens)
 
@@ -369,11 +369,13 @@ def _influence(exam: Examination, turns: tuple[tuple[str, str], ...], tokens: in
         return unmeasured(name, "no log-probabilities, and the greedy answer does not depend on one word")
     noise = abs((first.logprob or 0) - (same.logprob or 0))
     moved = [abs((each.logprob or 0) - (first.logprob or 0)) for each in others]
-    seen = f"{tokens:,} tokens: one word at 10, 50, 90 % moves the first log-probability by " + ", ".join(
+    seen = f"{tokens:,} tokens: one word at 10, 50 and 90 % changes the first log-probability by " + ", ".join(
         f"{each:.2g}" for each in moved
     )
     if min(moved) > 3 * noise:
-        return holds(name, f"{seen}; the same prompt again by {noise:.2g}")
+        return holds(name, f"{seen}; repeating the same prompt changes it by {noise:.2g}")
     return unmeasured(
-        name, "the change is not above that of the same prompt asked twice", f"{seen}; twice: {noise:.2g}"
+        name,
+        "the change is not above the change between two requests with the same prompt",
+        f"{seen}; twice: {noise:.2g}",
     )

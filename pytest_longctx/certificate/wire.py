@@ -146,7 +146,7 @@ class Wire:
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         if self._lost >= _MOST_LOST:
-            raise Limited(f"{self.base} limits its rate, and {self._lost} requests were not served after all waits")
+            raise Limited(f"{self.base} is rate-limited: {self._lost} requests were not served after all waits")
 
         def once() -> tuple[Reply, float | None]:
             settle = self.budget.reserve(most, answer_tokens)

@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         ValueError,
     ) as problem:
         said = f"{type(problem).__name__}: {problem}"[:300]
-        return _failed(f"an input was not understood ({said}): please report it")
+        return _failed(f"internal error: an input was not understood ({said}). Please report this bug")
     except BrokenPipeError:
-        return _failed("the reader of the output has closed it before the end")
+        return _failed("the reader of the output closed the pipe before the end")
     except OSError as problem:
         place = f"{problem.filename}: " if problem.filename else ""
         return _failed(f"{place}{problem.strerror or problem}")
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if any("\0" in word for word in words):
-        raise UsageError("an argument has the character NUL, which no path and no name can have")
+        raise UsageError("an argument contains the character NUL, which is not allowed in a path or a name")
     if words[:1] == ["plan"]:
         return plans.run(_plan_alone().parse_args(words))
     every = import_module("pytest_longctx.cli.subcommands")

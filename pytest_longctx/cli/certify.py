@@ -13,9 +13,9 @@ from pytest_longctx.redaction import shown
 def add(commands: Any) -> None:
     """Add the subcommand ``longctx certify`` to the console parser."""
     parser: ArgumentParser = commands.add_parser(
-        "certify", help="check what an endpoint really serves: its length, its counts, its answers and its errors"
+        "certify", help="check what an endpoint really serves: context length, token counts, answers and errors"
     )
-    parser.add_argument("url", metavar="URL", help="base URL of the API; the key comes from the environment")
+    parser.add_argument("url", metavar="URL", help="base URL of the API; the API key is read from the environment")
     arguments.add(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the certificate as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as one HTML page")
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 def certify(given: Namespace) -> int:
     """
-    Certify the given endpoint from the console. Returns 0 if no check is broken, 1 if one is, 2 if none could
+    Certify the given endpoint from the console. Returns 0 if no check is broken, 1 if a check is broken, 2 if none could
     be judged.
     """
     wanted = arguments.wanted(given.url, given)

@@ -41,9 +41,11 @@ class Judgeable:
 def add(commands: Any) -> None:
     """Add the subcommand ``longctx doctor`` to the console parser."""
     parser: ArgumentParser = commands.add_parser(
-        "doctor", help="say what can be judged on this machine, what is missing, and how to get it"
+        "doctor", help="show what can be judged on this machine, what is missing, and how to install it"
     )
-    parser.add_argument("--backend", metavar="NAME", help="exit 1 unless this one can be judged; default: any engine")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="exit 1 unless this backend can be judged; default: any engine"
+    )
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with deployments/")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -52,12 +52,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--backend", choices=TEMPLATES, help="default: the engine that is installed here, else miniature"
     )
-    parser.add_argument("--model", metavar="MODEL", help="folder or name of a model; default: a small one that is made")
-    parser.add_argument("--max-model-len", metavar="TOKENS", help="with --model: its context, as in 128Ki")
+    parser.add_argument("--model", metavar="MODEL", help="folder or name of a model; default: a small generated model")
+    parser.add_argument("--max-model-len", metavar="TOKENS", help="with --model: the context length, for example 128Ki")
     parser.add_argument(
         "--prompt-tokens",
         metavar="TOKENS",
-        help="length of the first finding's prompt, as in 60_000; default: 10,000, or what fits",
+        help="length of the first finding's prompt, as in 60_000; default: 10,000, or the longest that fits",
     )
     parser.add_argument("--ci", choices=("github", "gitlab", "none"), default="none", help="CI job; default: none")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Write the files, and print what to do next. Raises `UsageError` if one of them exists."""
+    """Write the files, and print what to do next. Raises `UsageError` if one of the files exists."""
     name = given.backend or default_backend()
     one = first_deployment(name, given.model, given.max_model_len)
     finding = first_finding(one, given.prompt_tokens)
@@ -74,7 +74,7 @@ def run(given: Namespace) -> int:
             one, f"Made by longctx init from the shipped deployment {TEMPLATES[name]}; its keys: docs/reference/keys.md"
         ),
         given.folder / "findings" / f"{finding.id}-first.toml": text_of(
-            finding, "Made by longctx init. It bounds no figure yet: longctx record makes findings that do."
+            finding, "Made by longctx init. It has no bounds yet: longctx record makes findings with bounds."
         ),
     }
     settings, typed = pytest_settings(given.folder, one)
@@ -118,7 +118,7 @@ def first_deployment(backend: str, model: str | None = None, max_model_len: str 
     if model is not None:
         changes |= _served(shipped, model, max_model_len)
     elif max_model_len is not None:
-        raise UsageError("--max-model-len needs --model: the small model has its own context")
+        raise UsageError("--max-model-len needs --model: the small generated model has a fixed context length")
     content = {**shipped.model_dump(by_alias=True, exclude_defaults=True), **changes}
     return toml.check(content, Deployment, f"first deployment of {backend}")
 
@@ -126,9 +126,9 @@ def first_deployment(backend: str, model: str | None = None, max_model_len: str 
 def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[str, Any]:
     """Return the keys of a deployment that serves *model* instead of the *shipped* one's model."""
     if shipped.backend not in registry.BACKENDS or backends.named(shipped.backend).shares_machine:
-        raise UsageError(f"--model: the backend {shipped.backend} serves no model; leave --model out")
+        raise UsageError(f"--model: the backend {shipped.backend} serves no model; omit --model")
     if max_model_len is None:
-        raise UsageError("--model: the context of the model is missing; add it, as in --max-model-len 128Ki")
+        raise UsageError("--model: the context length of the model is missing; add for example --max-model-len 128Ki")
     try:
         length = units.tokens(max_model_len)
     except ValueError as problem:
@@ -180,7 +180,7 @@ def _length(text: str, longest: int) -> int:
     if not 0 < length <= longest - _OUTPUT_TOKENS:
         raise UsageError(
             f"--prompt-tokens: {length:,} tokens do not fit; the deployment serves {longest:,}, "
-            f"of which the answer takes {_OUTPUT_TOKENS}"
+            f"including {_OUTPUT_TOKENS} for the answer"
         )
     return length
 

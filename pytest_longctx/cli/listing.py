@@ -173,13 +173,13 @@ KINDS: Mapping[str, Callable[[Data], Iterator[Entry]]] = MappingProxyType(
 def add(commands: Any) -> None:
     """Add the subcommands ``longctx list`` and ``longctx show`` to the console parser."""
     listed: ArgumentParser = commands.add_parser(
-        "list", help="list what has a name: findings, deployments, markers ..."
+        "list", help="list the named items: findings, deployments, markers ..."
     )
-    listed.add_argument("what", nargs="?", choices=KINDS, help="default: how many there are of each kind")
+    listed.add_argument("what", nargs="?", choices=KINDS, help="default: the number of items of each kind")
     showed: ArgumentParser = commands.add_parser(
         "show", help="show one finding, deployment, backend, marker, measure or signature"
     )
-    showed.add_argument("id", metavar="ID", help="its name, as `longctx list` prints it")
+    showed.add_argument("id", metavar="ID", help="the name, as `longctx list` prints it")
     for parser, run in ((listed, _list), (showed, _show)):
         parser.add_argument(
             "--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/"

@@ -95,7 +95,9 @@ def _lacks(one: Requirement) -> str:
         found = metadata.version(one.name)
     except metadata.PackageNotFoundError:
         return f"{one.name} is not installed"
-    return "" if one.specifier.contains(found, prereleases=True) else f"{one.name} {found} is not {one.specifier}"
+    return (
+        "" if one.specifier.contains(found, prereleases=True) else f"{one.name} must be {one.specifier}; found {found}"
+    )
 
 
 def engines() -> Iterator[tuple[Backend, Check]]:
@@ -107,7 +109,7 @@ def engines() -> Iterator[tuple[Backend, Check]]:
         try:
             python = environments.interpreter(made)
         except LongctxError:
-            install = f"longctx engine {name}" if made.install else "pip install it into an environment of its own"
+            install = f"longctx engine {name}" if made.install else "pip install the engine into a separate environment"
             cure = f"{install}{made.elsewhere}"
             yield made, Check(name, "missing", "not installed", cure)
         else:
@@ -135,7 +137,7 @@ def processor(machine: Machine) -> Check:
     name = machine.facts.get("host_cpu_name", machine.facts.get("host_cpu", "unknown"))
     cores = machine.facts.get("host_cores", "?")
     if flags is None:
-        return Check("CPU", "limited", f"{name}, {cores} cores; its instruction sets cannot be read")
+        return Check("CPU", "limited", f"{name}, {cores} cores; the instruction sets of the CPU cannot be read")
     sets = " ".join(sorted(flags)) or "no AVX2"
     said = f"{name}, {cores} cores: {sets}"
     if flags & {"amx_bf16", "avx512_bf16", "bf16"}:
@@ -157,7 +159,7 @@ def accelerators(machine: Machine) -> Check:
     for file, tool in (("nvidiactl", "nvidia-smi"), ("kfd", "rocm-smi"), ("neuron0", "neuron-ls")):
         if Path("/dev", file).exists():
             state = "fails" if shutil.which(tool) else "is not on the path"
-            cure = f"the driver's own {tool}; in a container, the vendor's runtime that mounts it"
+            cure = f"the driver's own {tool}; in a container, the vendor's container runtime, which mounts this tool"
             return Check("accelerator", "wrong", f"/dev/{file} exists, but {tool} {state}", cure)
     return Check("accelerator", "missing", "none; findings about GPUs are out of scope here", "a machine with one")
 
@@ -196,7 +198,7 @@ def shared_memory(size: int | None, devices: int) -> Check:
 def disk(what: str, folder: Path, free: int | None) -> Check:
     """Check the disk of *folder*, with *free* bytes."""
     if free is None:
-        return Check(what, "wrong", f"{folder} cannot be written", "LONGCTX_HOME=FOLDER, a folder that can be written")
+        return Check(what, "wrong", f"{folder} cannot be written", "LONGCTX_HOME=FOLDER, where FOLDER is writable")
     said = f"{free / GiB:.1f} GiB free for {folder}"
     if free < _LITTLE_DISK:
         return Check(what, "limited", f"{said}; engines and models take several GiB", "LONGCTX_HOME on another disk")

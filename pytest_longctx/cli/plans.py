@@ -41,19 +41,25 @@ def add(commands: Any) -> None:
         "LeaderWorkerSet, recipe of vLLM (YAML or JSON), deployment (TOML). Without: what the findings of a backend need",
     )
     parser.add_argument("--hardware", help="for example 8xH200, or 4x80GiB for other devices")
-    parser.add_argument("--model", type=Path, help="folder with a config.json, or that file, if the name is no folder")
     parser.add_argument(
-        "--engine-version", help="version of the engine; default: of the image, else the newest recorded"
+        "--model", type=Path, help="folder with a config.json, or that file; needed if the model's name is not a folder"
     )
     parser.add_argument(
-        "--host-memory", type=float, metavar="GIB", help="memory of one host in GiB; default: not known"
+        "--engine-version",
+        help="version of the engine; default: the version of the image, or the newest recorded version",
     )
-    parser.add_argument("--solve", action="store_true", help="also show what fits at most, by type of KV cache")
-    parser.add_argument("--compare", metavar="OTHER", help="also plan it by another version or engine: 0.27.1, sglang")
+    parser.add_argument("--host-memory", type=float, metavar="GIB", help="memory of one host in GiB; default: unknown")
+    parser.add_argument(
+        "--solve", action="store_true", help="also show the longest context that fits, for each KV cache dtype"
+    )
+    parser.add_argument(
+        "--compare", metavar="OTHER", help="also plan for another version or engine, for example 0.27.1 or sglang"
+    )
     parser.add_argument(
         "--measured",
         metavar="TOKENS:SECONDS",
-        help="time to first token of one prompt on that server, as 131072:3.1; the times of longer ones follow from it",
+        help="measured time to first token of one prompt on that server, for example 131072:3.1; "
+        "the times of longer prompts are computed from this time",
     )
     parser.add_argument("--backend", help="without START: backend of the deployments to plan; default: vllm")
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/")
@@ -84,7 +90,7 @@ def _plan_starts(given: Namespace) -> None:
     from pytest_longctx.plan.asked import Given  # noqa: PLC0415
 
     if given.backend or given.data:
-        raise UsageError("--backend and --data apply only to plans of findings; a command names its engine")
+        raise UsageError("--backend and --data apply only to plans of findings; a command already names the engine")
     measured = typed.measured(given.measured) if given.measured else None
     options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version), measured)
     secrets = _secrets(given.start)
@@ -138,10 +144,12 @@ def _plan_findings(given: Namespace) -> None:
     from pytest_longctx.plan import runs  # noqa: PLC0415
 
     if given.hardware is None:
-        raise UsageError("plan: the hardware is missing; add it, as in --hardware 8xH100 or --hardware 4x80GiB")
+        raise UsageError("plan: the hardware is missing; add for example --hardware 8xH100 or --hardware 4x80GiB")
     for name in ("model", "engine_version", "solve", "compare"):
         if getattr(given, name):
-            raise UsageError(f"--{name.replace('_', '-')} applies only to the plan of a command or a file; name one")
+            raise UsageError(
+                f"--{name.replace('_', '-')} applies only to the plan of a command or a file; give a command or a file"
+            )
     try:
         here = Hardware.machine(given.hardware)
     except ValueError as problem:

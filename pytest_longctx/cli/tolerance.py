@@ -115,14 +115,18 @@ def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     default = f"the default of {100 * least:g} % for {f'the unit {unit}' if unit else 'a share'}"
     spread, runs = _spread(measure, values, rows)
     if spread is None:
-        return least, f"no spread is known from {runs} run{'s' if runs > 1 else ''}, so it is {default}", runs
+        return (
+            least,
+            f"no spread is known from {runs} run{'s' if runs > 1 else ''}, so the tolerance is {default}",
+            runs,
+        )
     factor, _ = _factors(runs)
     own = len(values) >= REPEATS or all(_SPREAD_OF[measure][0] in row["measured"] for row in rows)
     ranged = "ranged" if own else "whose TTFT ranged"
     told = f"{runs} runs {ranged} over {100 * spread:.2g} % of their median"
     if factor * spread <= least:
-        return least, f"{told}; {factor:g} times that is at most {default}, which is taken", runs
-    return factor * spread, f"{told}, and it is {factor:g} times that", runs
+        return least, f"{told}; {factor:g} times that is at most {default}, so the default is used", runs
+    return factor * spread, f"{told}, and the tolerance is {factor:g} times that", runs
 
 
 def _factors(runs: int) -> tuple[float, float]:
@@ -142,10 +146,10 @@ def _visible(share: float, spread: float | None, runs: int, *, rate: bool) -> fl
 
 def _said(visible: float | None) -> str:
     if visible is None:
-        return "; which slowdown is seen is not known"
+        return "; the smallest detectable slowdown is not known"
     if visible == math.inf:
-        return "; no slowdown is surely seen"
-    return f"; a slowdown of {math.ceil(100 * visible - 1e-9)} % or more is seen"
+        return "; no slowdown is certain to be detected"
+    return f"; a slowdown of {math.ceil(100 * visible - 1e-9)} % or more is detected"
 
 
 def warning(figures: Iterable[Recorded]) -> str:
@@ -154,7 +158,7 @@ def warning(figures: Iterable[Recorded]) -> str:
     if not names:
         return ""
     return (
-        f"the spread of this machine is too wide: a slowdown of {100 * SLOWDOWN:g} % would not surely be seen in "
+        f"the spread of this machine is too wide: a slowdown of {100 * SLOWDOWN:g} % would not reliably be detected in "
         f"{' and '.join(names)}; {_REMEDY}"
     )
 

@@ -25,15 +25,21 @@ def text_of(one: BaseModel, comment: str = "") -> str:
     text = head + tomli_w.dumps(content)
     again = toml.check(tomllib.loads(text), type(one), "the file to write")
     if again != one:
-        raise UsageError("a value cannot be written as TOML without a change, so no file was written: please report it")
+        names = (name for name in type(one).model_fields if getattr(again, name) != getattr(one, name))
+        raise UsageError(
+            f"internal error: {', '.join(names) or 'a value'} changes when it is written as TOML; no file was written. "
+            "Please report this bug"
+        )
     return text
 
 
 def write_new(files: Mapping[Path, str]) -> None:
-    """Write all *files*, and create their folders. Raises `UsageError`, and writes nothing, if one of them exists."""
+    """Write all *files*, and create their folders. Raises `UsageError`, and writes nothing, if one of the files exists."""
     there = [str(path) for path in files if path.exists() or path.is_symlink()]
     if there:
-        raise UsageError(f"{', '.join(there)}: already exists and is never overwritten; nothing was written")
+        raise UsageError(
+            f"{', '.join(there)}: already exists; existing files are never overwritten, so nothing was written"
+        )
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

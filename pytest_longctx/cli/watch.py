@@ -80,9 +80,11 @@ def add(commands: Any) -> None:
         "watch", help="watch a running server: use of its KV cache, requests running and waiting, time to first token"
     )
     parser.add_argument("url", metavar="URL", help=f"base URL of the server; a key comes from {KEY_VARIABLE}")
-    parser.add_argument("--backend", metavar="NAME", help="whose metric names it has; default: those that its page has")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="the engine whose metric names the page uses; default: detected from the page"
+    )
     parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between readings; default: 2")
-    parser.add_argument("--count", type=int, metavar="N", help="end after N readings; default: at Ctrl-C")
+    parser.add_argument("--count", type=int, metavar="N", help="stop after N readings; default: run until Ctrl-C")
     parser.add_argument(
         "--once", action="store_true", help="print one reading, with the mean TTFT since the server started"
     )
@@ -97,9 +99,9 @@ def run(given: Namespace) -> int:
     Raises `LaunchError` if the first reading fails: there is no server, or no known metric.
     """
     if not 0.1 <= given.every <= 86_400:
-        raise UsageError(f"--every: {given.every:g} is not a time from 0.1 to 86400 s")
+        raise UsageError(f"--every: must be from 0.1 to 86400 s; found {given.every:g}")
     if given.count is not None and given.count < 1:
-        raise UsageError(f"--count: {given.count} is not a number of readings; write 1 or more")
+        raise UsageError(f"--count: must be 1 or more; found {given.count}")
     if given.backend is not None and given.backend not in registry.BACKENDS:
         raise UsageError(unknown("backend", given.backend, registry.BACKENDS))
     count = 1 if given.once else given.count
@@ -135,7 +137,7 @@ def _page(http: httpx.Client) -> str:
         answer = http.get(server_metrics.PATH)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as problem:
         said = f"{str(http.base_url)[:_SHOWN]} does not answer: {type(problem).__name__}: {problem}"
-        raise LaunchError(f"{said}\n  try      its address and its port") from None
+        raise LaunchError(f"{said}\n  try      the address and the port of the server") from None
     if answer.status_code != 200:
         raise LaunchError(
             f"{http.base_url}{server_metrics.PATH.lstrip('/')} answers HTTP {answer.status_code}\n"
@@ -154,7 +156,7 @@ def dialect(page: str, url: str, backend: str | None = None) -> MetricNames:
     best = max(found, key=lambda name: found[name])
     if not found[best]:
         raise LaunchError(
-            f"{shown(url)}: its metrics page has no metric of {backend or 'vLLM or SGLang'}\n"
+            f"{shown(url)}: the metrics page has no metric of {backend or 'vLLM or SGLang'}\n"
             "  try      for SGLang its flag --enable-metrics; the server's own address, not that of a router"
         )
     return known[best]

@@ -1,4 +1,4 @@
-"""Search the longest served context, and check that a server recovers after a request that may exceed its capacity."""
+"""Search for the longest served context, and check that a server recovers after a request that may exceed its capacity."""
 
 import re
 from collections.abc import Callable

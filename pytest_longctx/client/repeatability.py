@@ -188,10 +188,10 @@ def load(path: Path) -> Answers:
             for one in found["each"]
         )
         if found["form"] != _FORM or not each:
-            raise ValueError(f"its format is {found['form']}, and it has {len(each)} answers")  # noqa: TRY301 - one message for all
+            raise ValueError(f"the file has the format {found['form']} and {len(each)} answers")  # noqa: TRY301 - one message for all
         return Answers(found["prompt"], each, dict(found["facts"]))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as problem:
-        raise ResultsError(f"{path}: this is not a file of answers of a 'repeatable' finding: {problem}") from None
+        raise ResultsError(f"{path}: must be a file of answers of a 'repeatable' finding: {problem}") from None
 
 
 def path_of(folder: Path, deployment: str, asked: Ask) -> Path:

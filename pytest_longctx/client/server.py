@@ -17,7 +17,7 @@ from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
-    """Default for a server whose end is not observed: return None."""
+    """Default for a server whose exit is not observed: return None."""
     return None
 
 
@@ -198,7 +198,7 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
     kind = shown(answer.kind)[:100] or "a body without a content type"
     moved = f"it redirects to {shown(answer.location)[:200] or 'no address'}"
     page = "it returned a web page: the address is a web server, a login page or a gateway, not an engine"
-    quota = "it limits the rate or number of requests, and the quota is used up"
+    quota = "the server is rate-limited, and the quota is used up"
     reasons = (
         (status in (401, 403), *_locked(attached=attached, keyed=keyed)),
         (300 <= status < 400, moved, f"that address, or {_BASE_URL}"),
@@ -211,7 +211,7 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
         (status == 200 and answer.streamed, f"it returned {kind} instead of an event stream", _STREAM),
         (
             status in _NO_ENDPOINT,
-            f"it has no {answer.asked.partition(' ')[2]}, or it does not have this model",
+            f"it has no {answer.asked.partition(' ')[2]}, or the server does not have this model",
             f"{_BASE_URL};\n           for an API of chat alone: longctx certify URL, or pytest -m certificate",
         ),
         (status in _QUOTA, quota, "a key with a larger quota, or the server's own address"),

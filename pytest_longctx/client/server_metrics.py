@@ -133,8 +133,10 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
     wanted = tuple(name for slot in MetricNames.model_fields for name in getattr(names, slot))
     # A page has thousands of histogram lines; parse only the few that are needed.
     lines = [line for line in text.split("\n") if line.startswith(wanted)] if wanted else []
-    if len(lines) > _MOST_LINES or any(len(line) > _WIDEST for line in lines):
-        raise ValueError(f"it has {len(lines):,} lines of known metrics, or a line of more than {_WIDEST:,} characters")
+    if len(lines) > _MOST_LINES:
+        raise ValueError(f"the page has {len(lines):,} lines of known metrics; at most {_MOST_LINES:,} are read")
+    if (width := max(map(len, lines), default=0)) > _WIDEST:
+        raise ValueError(f"the page has a line of {width:,} characters; lines of at most {_WIDEST:,} are read")
     try:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             yield from family.samples

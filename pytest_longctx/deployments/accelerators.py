@@ -57,7 +57,7 @@ def _of(kind: str, facts: Mapping[str, Any]) -> Accelerator:
 
 def kind_in(name: str) -> str | None:
     """
-    Return the accelerator kind whose name occurs in a device's own name. The longest one counts. None if there is none.
+    Return the accelerator kind whose name occurs in a device's own name. The longest match counts. None if there is no match.
 
     >>> kind_in("NVIDIA H100 80GB HBM3"), kind_in("NVIDIA A100-SXM4-40GB"), kind_in("NVIDIA L40S"), kind_in("AMD Instinct MI300X")
     ('H100', 'A100-40GB', 'L40S', 'MI300X')

@@ -106,7 +106,7 @@ def fit(points: Sequence[tuple[int, float]]) -> Law:
     Short prompts then count as much as long ones. Raises ValueError for fewer than two different lengths.
     """
     if len({tokens for tokens, _ in points}) < 2:
-        raise ValueError("a law of two terms needs two different lengths")
+        raise ValueError("a formula with two terms needs two different prompt lengths")
     import numpy as np  # noqa: PLC0415 - this module is read wherever a verdict is shown, and few of those need a law
 
     # t / t_i = 1 with columns N / t_i and N^2 / t_i; lengths in millions keep them well conditioned.
@@ -191,4 +191,4 @@ class Prediction:
             return "fits" + (f" {self.concurrency:.2f}x" if self.concurrency is not None else "")
         if self.doubt:
             return f"not decided, {self.outcome} at a guess: {self.doubt}"
-        return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} cures it" if self.cure else "")
+        return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} fixes it" if self.cure else "")

@@ -133,10 +133,10 @@ def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
     if not found:
         shown = shlex.join(words)
         raise UsageError(
-            f"{where}: no start of an engine is found in it\n"
+            f"{where}: it starts no known engine\n"
             f"  asked    {shown if len(shown) < 200 else shown[:197] + '...'}\n"
             "  known    vllm serve MODEL, python -m vllm.entrypoints.openai.api_server, sglang serve,\n"
-            "           python -m sglang.launch_server, docker run IMAGE of one of them\n"
+            "           python -m sglang.launch_server, docker run with the image of one of these engines\n"
             "  try      put the engine's own command after --, as in: longctx plan --hardware 8xH100 -- vllm serve MODEL"
         )
     many = len(found) > 1
@@ -203,7 +203,7 @@ def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
         return int(env[node.id])
     if isinstance(node, ast.BinOp) and (sign := _SIGNS.get(type(node.op))):
         return sign(_worth(node.left, env), _worth(node.right, env))
-    raise ValueError("it is no sum")
+    raise ValueError("must be a sum of numbers")
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:
@@ -284,7 +284,7 @@ def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
 
 
 def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[str]] | None:
-    """Return the engine that *word* starts, and the words for its parser; None if it starts none."""
+    """Return the engine that *word* starts, and the words for the engine's parser; None if *word* starts no engine."""
     if name in _SERVES and after[:1] == ["serve"]:
         return _SERVES[name], after[1:]
     if word == "-m" and after[:1] and after[0] in MODULES:

@@ -110,7 +110,7 @@ class Timeouts(toml.Table):
     def _measured(cls, content: Any) -> Any:
         for name, field in cls.model_fields.items():
             if field.exclude and isinstance(content, dict) and name in content:
-                raise ValueError(f"{name} is measured on the machine; it is not a key of a file")
+                raise ValueError(f"{name} is measured on the machine and cannot be set in a file")
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
@@ -149,7 +149,7 @@ def _mount(text: str) -> str:
         or inside.count(":") > 1
         or inside.partition(":")[2] not in ("", "ro", "rw")
     ):
-        raise ValueError(f"{text!r} is not a mount; write HOST_FOLDER:/FOLDER_INSIDE, with :ro after it for read-only")
+        raise ValueError(f"{text!r} must be a mount: HOST_FOLDER:/FOLDER_INSIDE, followed by :ro for read-only")
     return text
 
 
@@ -252,9 +252,9 @@ class Deployment(toml.Table):
         if lengths and (self.hardware is None or Hardware.parse(self.hardware).kind != ANY_GPU):
             raise ValueError(f'context_lengths is for hardware = "1x{ANY_GPU}"; write max_model_len')
         if lengths and self.max_model_len is not None:
-            raise ValueError("context_lengths and max_model_len exclude each other")
+            raise ValueError("context_lengths and max_model_len cannot both be given")
         if list(lengths) != sorted(set(lengths), reverse=True):
-            raise ValueError(f"context_lengths: {list(lengths)} are not in falling order")
+            raise ValueError(f"context_lengths: {list(lengths)} must be in descending order")
         return self
 
     @property
@@ -299,7 +299,7 @@ def load(path: Path) -> Deployment:
     taken = toml.read(path.parent / f"{like}.toml")
     if "like" in taken:
         raise TableError(
-            f"{path}: like: {like} is itself like {taken['like']!r}; name that one, because only one level is allowed"
+            f"{path}: like: {like} is itself like {taken['like']!r}; name that deployment, because only one level is allowed"
         )
     return toml.check(_completed(content, taken), Deployment, str(path))
 

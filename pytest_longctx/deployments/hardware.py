@@ -61,7 +61,7 @@ class Hardware:
         kind = None if match is None else _OTHER_KINDS.get(match[2].lower()) or accelerators.named(match[2])
         if match is None or kind is None:
             raise ValueError(
-                f"{text[:100]!r} is not hardware; write 8xH200, cpu, or the size of one device, as in 4x80GiB. "
+                f"{text[:100]!r} must be hardware, for example 8xH200, cpu, or 4x80GiB for the memory of one device. "
                 f"Known kinds: {', '.join(KINDS)}"
             )
         return cls(kind, int(match[1] or 1))
@@ -75,7 +75,7 @@ class Hardware:
         hardware = cls.parse(text)
         if hardware.kind == ANY_GPU:
             raise ValueError(
-                f"{text[:100]!r} says neither kind nor size; write 1xH100, or the size of one device: 1x24GiB"
+                f"{text[:100]!r} names neither the kind nor the memory of the device; write for example 1xH100 or 1x24GiB"
             )
         return hardware
 

@@ -31,11 +31,11 @@ def read(path: Path) -> list[Any]:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise UsageError(
-                f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; files that start servers are smaller"
+                f"{path}: larger than {MOST_BYTES // 1024**2} MiB, the limit for a file that starts a server"
             )
         text = content.decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise UsageError(f"{path}: it is not text: {problem}") from None
+        raise UsageError(f"{path}: must be a text file: {problem}") from None
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror}") from None
     try:
@@ -73,7 +73,7 @@ def starts(documents: Sequence[Any], where: str) -> list[Start]:
     try:
         return _starts(documents, where)
     except (ArithmeticError, AttributeError, LookupError, TypeError) as problem:
-        said = f"a field has a value of another kind than it can have ({type(problem).__name__}: {problem})"
+        said = f"a field has a value of the wrong type ({type(problem).__name__}: {problem})"
         raise UsageError(f"{where}: {said[:_SHOWN]}") from None
 
 

@@ -1,4 +1,4 @@
-"""The model of a deployment (generated, fetched, in a folder, or by name): its place, config, shape and fingerprint."""
+"""The model of a deployment (generated, fetched, in a folder, or named): where it is, and its config, shape and fingerprint."""
 
 import hashlib
 import json
@@ -141,7 +141,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
-        return NotUnderstood(path.name, f"it is no JSON file ({type(problem).__name__}: {problem})"[:300])
+        return NotUnderstood(path.name, f"not valid JSON ({type(problem).__name__}: {problem})"[:300])
 
 
 def fingerprint(model: Model, located: str) -> str:

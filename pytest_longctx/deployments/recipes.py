@@ -37,7 +37,7 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
     """Return the vLLM start of every variant of *recipe* on *hardware* with *device_gb* per device. Raises `UsageError`."""
     for name, variant in recipe["variants"].items():
         if not isinstance(variant, Mapping):
-            raise UsageError(f"{where}: variants.{name}: a table is expected")
+            raise UsageError(f"{where}: variants.{name}: must be a table")
         model = variant.get("model_id") or recipe["model"]["model_id"]
         rows = (recipe["model"].get("base_args"), variant.get("extra_args"), *_overrides(recipe, variant, hardware))
         words = [part for row in rows for word in (row if isinstance(row, list) else []) for part in _parts(str(word))]

@@ -121,7 +121,7 @@ def not_plain(whole: ModelShape) -> str:
 
 def uncounted(whole: ModelShape) -> str:
     """Name parts of the model *whole* that no predictor can handle; empty if all are counted."""
-    return "towers that are not counted" if whole.vision_parameters is None else ""
+    return "encoders that are not counted" if whole.vision_parameters is None else ""
 
 
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:

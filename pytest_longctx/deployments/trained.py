@@ -189,7 +189,7 @@ def _making(folder: Path, record: Mapping[str, Any]) -> Iterator[Path | None]:
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
         except (OSError, SafetensorError) as problem:
-            raise ModelError(f"{folder} could not be made: {problem}") from None
+            raise ModelError(f"{folder} could not be created: {problem}") from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
@@ -198,8 +198,8 @@ def _room(place: Path, package: Package) -> None:
     free = shutil.disk_usage(place).free
     if free < package.free_bytes:
         raise ModelError(
-            f"{package.name} needs {package.free_bytes / 1e6:,.0f} MB in {place}, where {free / 1e6:,.0f} MB are free; "
-            "free some, or set LONGCTX_HOME to a folder on another disk"
+            f"{package.name} needs {package.free_bytes / 1e6:,.0f} MB in {place}, which has only {free / 1e6:,.0f} MB "
+            "of free space; free some space, or set LONGCTX_HOME to a folder on another disk"
         )
 
 

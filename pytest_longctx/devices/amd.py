@@ -95,7 +95,7 @@ def _value(row: Any, *path: str) -> float | None:
 
 
 def read_rocm_smi(text: str) -> tuple[Device, ...]:
-    """Parse the output of ``rocm-smi ... --json``: an object with one key per card, all values text. Raises ValueError."""
+    """Parse the output of ``rocm-smi ... --json``: an object with one key per card; all values are strings. Raises ValueError."""
     cards = {name.removeprefix("card"): row for name, row in document(text).items() if re.fullmatch(r"card\d+", name)}
     return tuple(_of_rocm_smi(int(index), row) for index, row in cards.items())
 

@@ -17,7 +17,7 @@ _UNOWNED_BYTES: Final = 1024**3
 _BACK_S: Final = 10.0
 """Seconds within which a stopped server must release its memory."""
 _POLL_S: Final = 0.5
-GONE: Final = "[pid gone or in another namespace]"
+GONE: Final = "it has ended or is in another PID namespace"
 
 
 class Look(NamedTuple):
@@ -35,12 +35,14 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
         for one in now.holders:
             small = one.used_bytes is not None and one.used_bytes <= _PROCESS_BYTES
             if one.device == device.index and (one.device, one.pid) not in known and not small:
-                lines.append(f"device {device.index}: {_size(one.used_bytes)} by pid {one.pid}: {command(one.pid)}")
+                lines.append(
+                    f"device {device.index}: {_size(one.used_bytes)} in use by pid {one.pid}: {command(one.pid)}"
+                )
         rest = _unowned_bytes(device, now) - sum(
             _unowned_bytes(old, before) for old in before.devices if old.index == device.index
         )
         if rest > _UNOWNED_BYTES:
-            lines.append(f"device {device.index}: {_size(rest)} by no visible process: {GONE}")
+            lines.append(f"device {device.index}: {_size(rest)} in use by a process that is not visible ({GONE})")
     return lines
 
 
@@ -74,7 +76,10 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
         f"  asked    {asked}",
         *(f"  found    {line}" for line in found),
         f"  checked  {source}: the memory in use on each device, and the processes that hold it",
-        "  try      end it, select another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or pass --longctx-allow-busy-gpu",
+        (
+            "  try      end that process, select another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or pass "
+            "--longctx-allow-busy-gpu"
+        ),
     ]
     raise LaunchError("\n".join(rows))
 

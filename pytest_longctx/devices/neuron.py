@@ -54,7 +54,7 @@ class NeuronMonitor:
     def devices(self) -> tuple[Device, ...]:
         """Return the devices of the last report; empty before the first. Raises OSError after the tool has exited."""
         if (code := self._tool.poll()) is not None:
-            raise OSError(f"it exited with code {code}")
+            raise OSError(f"the tool exited with code {code}")
         return () if self._last is None else read_devices(self._last)
 
     def holders(self) -> tuple[Holder, ...]:

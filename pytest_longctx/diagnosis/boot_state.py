@@ -382,6 +382,6 @@ def rooted(boots: Mapping[str, Boot], boot: Boot) -> Failure | None:
 
 
 def _shown(boot: Boot, before: list[Boot]) -> Boot:
-    """Return the boot of a server to report: *boot*, or the failed one before it if *boot* had only begun when the log ended."""
+    """Return the boot to report: *boot*, or the failed boot before it if *boot* had only started when the log ended."""
     begun = not (boot.cause or boot.summary or boot.served_at or boot.alive_at)
     return before[-1] if begun and before and (before[-1].cause or before[-1].summary) else boot

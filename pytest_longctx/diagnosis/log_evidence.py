@@ -190,8 +190,8 @@ def what_would_tell(number: int | None) -> str:
     """Name further evidence, outside the log, that would show why signal *number* ended the process."""
     if number == signal.SIGKILL or number is None:
         sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
-        return f"{sources} would tell whether memory was the reason"
-    return "the core dump, or what the process wrote to its standard error, would tell more"
+        return f"{sources} would show whether memory was the reason"
+    return "the core dump, or what the process wrote to its standard error, would show more"
 
 
 _WORDS: Final = (

@@ -94,22 +94,22 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
         "repeated": "does a repeated prompt come from the cache, with the same answer?",
         "turns": "do the later turns of a conversation come from the cache?",
         "reset": "is the prefix cache empty after a reset?",
-        "ladder": "by which law t = a N + b N^2 does the time of a prefill grow?",
+        "ladder": "what are a and b in t = a N + b N^2, the time of a prefill of N tokens?",
         "load": "are many requests answered, at which rates and with which delays?",
         "disconnect": "does the server stop when the client disconnects?",
-        "path": "is the answer the same, however its KV cache came about?",
+        "path": "is the answer the same, however the KV cache was filled?",
         "logged-rate": "does the throughput in the log agree with the client's?",
         "retrieval": "does the answer depend on distant tokens, and is it right?",
         "precision": "how many mantissa bits of a key does the KV cache keep?",
         "kv-dtype": "is this KV-cache dtype refused, ignored or applied?",
         "ratio": "how much more does one deployment hold than another?",
         "drift": "how far are the model's predictions from those of another deployment?",
-        "repeatable": "is the answer the same to the last bit, in any company and after hits of the prefix cache?",
+        "repeatable": "is the answer bit-identical alone, beside other requests, and after prefix cache hits?",
         "haystack": "is a fact found in natural text?",
         "continuations": "are sentences continued as only a working model continues them?",
-        "ruler": "which score do the answers to a task of RULER have?",
+        "ruler": "what score do the answers to a RULER task reach?",
         "accuracy": "how many questions of a task are answered correctly?",
-        "claimed": "does arithmetic allow the published figures? No server is started",
+        "claimed": "are the published figures arithmetically possible? No server is started",
         "linted": "does a lint find a mistake in the published start? No server is started",
     }
 )
@@ -311,19 +311,19 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
                 "ask.over_limit_tokens: an 'over-limit' finding needs at least 1",
             ),
         ),
-        "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
+        "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs this key"),),
         "turns": (
             (
                 ask.prompt_tokens is not None and ask.turns is not None,
                 "ask: a 'turns' finding needs prompt_tokens and turns",
             ),
         ),
-        "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
-        "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs it"),),
+        "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs this key"),),
+        "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs this key"),),
         "path": ((bool(ask.path and ask.prompt_tokens), "ask: a 'path' finding needs path and prompt_tokens"),),
-        "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
+        "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs this key"),),
         "load": (
-            (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),
+            (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs this key"),
             (
                 ask.requests is not None and (ask.concurrency is None) != (ask.rate_per_s is None),
                 "ask: a 'load' finding needs requests, and either concurrency or rate_per_s",
@@ -333,7 +333,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
                 "ask.goal_tpot_s: an answer of one token has no time per token after the first",
             ),
         ),
-        "ladder": ((len(set(ask.lengths)) >= 3, "ask.lengths: a law of two terms needs at least three lengths"),),
+        "ladder": ((len(set(ask.lengths)) >= 3, "ask.lengths: a formula with two terms needs at least three lengths"),),
         "accuracy": (
             (
                 ask.task is not None and bounded,
@@ -369,7 +369,7 @@ def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
                 "ask: a 'drift' finding needs prompt_tokens, at least 2, and against",
             ),
         ),
-        "repeatable": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeatable' finding needs it"),),
+        "repeatable": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeatable' finding needs this key"),),
     }
 
 
@@ -380,7 +380,7 @@ def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
     if ask.form != "ids" and question not in ("accounting", "haystack", "ruler"):
         return "ask.form: only an 'accounting', a 'haystack' or a 'ruler' finding may have it"
     if claimed != (question == "claimed"):
-        return "claim: a 'claimed' finding needs it, and no other finding may have it"
+        return "claim: a 'claimed' finding needs this key, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):
         return "ask: a 'linted' finding needs a command or a pod, and no other finding may have one"
     return ""

@@ -56,7 +56,7 @@ class Bound(toml.Table):
             alternatives = "exactly, at_least with at_most, reference with tolerance, reference with stderr and sigmas"
             raise ValueError(f"give only one of: {alternatives}")
         if (self.tolerance is not None or self.sigmas is not None) and not self.because:
-            raise ValueError("a tolerance needs `because`: the reason for it")
+            raise ValueError("a tolerance needs `because`, the reason for the tolerance")
         low, high = self.limits
         if low is not None and high is not None and low > high:
             raise ValueError(f"no value can be both at least {low:g} and at most {high:g}")
@@ -165,7 +165,7 @@ class Finding(toml.Table):
     cure: FindingId | None = None
     """For an expected failure: the finding about the same configuration with the fix applied."""
     no_cure: str = ""
-    """The reason why there is no cure."""
+    """The reason why there is no fix."""
     note: str = ""
     """Errors or omissions of the document, in prose."""
 
@@ -181,7 +181,9 @@ class Finding(toml.Table):
             return names[0], names[0]
         others = [name for name in names if name != against]
         if against is None or len(others) != 1 or len(names) != 2:
-            raise ValueError(f"scope.deployment: a {self.question!r} finding names two, and ask.against is one of them")
+            raise ValueError(
+                f"scope.deployment: a {self.question!r} finding must name two deployments, and one of them must be ask.against"
+            )
         return others[0], against
 
     @property
@@ -208,7 +210,7 @@ class Finding(toml.Table):
         if (self.cure or self.no_cure) and not self.fails:
             raise ValueError("cure, no_cure: allowed only in a finding that expects a failed boot")
         if self.cure and self.no_cure:
-            raise ValueError("cure, no_cure: the finding has both; keep one of them")
+            raise ValueError("cure, no_cure: a finding must not have both keys")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one; without a marker no run selects it")
         return self

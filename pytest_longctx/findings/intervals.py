@@ -10,10 +10,10 @@ _SMALLEST: Final = 1e-300
 
 def interval(total: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Return the interval of Clopper and Pearson for a mean score, given the sum of *count* scores from 0 to 1.
+    Return the Clopper-Pearson interval of a mean score, given the sum of *count* scores from 0 to 1.
 
-    It is exact for answers that are right or wrong. Scores between 0 and 1 vary less around the same mean, so it is
-    wider than necessary for them.
+    The interval is exact if each answer is right or wrong. Scores between 0 and 1 vary less around the same mean, so
+    the interval is wider than necessary for them.
 
     >>> [round(end, 3) for end in interval(9, 10)]
     [0.555, 0.997]

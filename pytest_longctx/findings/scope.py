@@ -121,7 +121,7 @@ def _known_to(deployment: Deployment, version: str | None) -> str | None:
     """
     if version is None or deployment.version is None or in_range(version, deployment.version):
         return None
-    return f"version: {version} is not {deployment.version}, the versions that {deployment.name} is for"
+    return f"version: {version} is not {deployment.version}, the versions for which {deployment.name} is intended"
 
 
 def _of_cpu(flags: frozenset[str] | None, scope: Scope, *, settled: bool) -> str | None:

@@ -351,7 +351,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
     documented = seen.outcome == expect.outcome and expect.signature in (None, seen.signature)
     meant = seen.outcome == predicted.outcome
     if documented and not meant:
-        wrong = "the prediction is wrong, or this machine differs from the one it assumes"
+        wrong = "the prediction is wrong, or this machine differs from the assumed machine"
         return f"predicted {foretold}, but {_end(seen)} as documented: {wrong}"
     if meant and not documented:
         what = (

@@ -103,7 +103,7 @@ def _read_only_cache(start: StartCommand) -> str | None:
     place = next((start.env[name] for name in _CACHES if start.env.get(name)), _USUAL_CACHE)
     for inside, read_only in start.mounts:
         if read_only and PurePosixPath(place).is_relative_to(inside):
-            return f"{start.model} is a name, for which the engine writes into {place}; HF_HUB_OFFLINE=1 makes it only read"
+            return f"{start.model} is a name, so the engine writes into {place}; HF_HUB_OFFLINE=1 makes the engine only read"
     return None
 
 
@@ -124,7 +124,7 @@ def _unknown_flag(start: StartCommand) -> str | None:
 def _impatient_probe(start: StartCommand) -> str | None:
     if start.patience_s is None or start.boot_s is None or start.patience_s > start.boot_s:
         return None
-    return f"it is killed after {start.patience_s:.0f} s; a recorded boot took {start.boot_s:.0f} s"
+    return f"the server is killed after {start.patience_s:.0f} s; a recorded boot took {start.boot_s:.0f} s"
 
 
 def _small_shm(start: StartCommand) -> str | None:
@@ -135,17 +135,21 @@ def _small_shm(start: StartCommand) -> str | None:
 
 
 def _needs_a_person(start: StartCommand) -> str | None:
-    return "it prompts for input or needs a terminal, and does nothing without one" if start.asks_a_person else None
+    return (
+        "the command prompts for input or needs a terminal, and does nothing without a terminal"
+        if start.asks_a_person
+        else None
+    )
 
 
 def _reused_container(start: StartCommand) -> str | None:
-    return "an existing container is started again, with the flags it was created with" if start.may_reuse else None
+    return "an existing container is started again, with the flags of its creation" if start.may_reuse else None
 
 
 def _open_to_all(start: StartCommand) -> str | None:
     locked = start.flag("--api-key") or start.env.get("VLLM_API_KEY")
     return (
-        "its port is published on every interface, and no API key is required"
+        "the port is published on every interface, and no API key is required"
         if start.open_to_all and not locked
         else None
     )

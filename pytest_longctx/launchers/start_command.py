@@ -111,7 +111,8 @@ def of_command(text: str, boot_s: float | None = None) -> StartCommand:
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
     if run is None:
         raise TableError(
-            "ask.command: it has no `docker run` command; write `docker run [OPTIONS] IMAGE [COMMAND]`, or use ask.pod for a Pod"
+            "ask.command: there is no `docker run` command; write `docker run [OPTIONS] IMAGE [COMMAND]`, or use "
+            "ask.pod for a Pod"
         )
     options: dict[str, list[str]] = {}
     while run and run[0].startswith("-"):
@@ -153,7 +154,7 @@ def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
     try:
         return _of_pod(json.loads(text)["spec"], boot_s)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
-        raise TableError(f"ask.pod: not a Pod in JSON: {problem!r}"[:_MOST_SAID]) from None
+        raise TableError(f"ask.pod: must be a Pod in JSON: {problem!r}"[:_MOST_SAID]) from None
 
 
 _MOST_SAID = 300
@@ -181,7 +182,7 @@ def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
 def _text(value: Any) -> str:
     """Return a word of a Pod as text, because YAML makes numbers of some. Raises TypeError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError(f"{value!r:.60} is not text")
+        raise TypeError(f"{value!r:.60} must be a string")
     return str(value)
 
 

@@ -158,7 +158,7 @@ class UrlLauncher:
             for line in _other_than_said(server):
                 raise LaunchError(
                     f"{self.base} {line} (deployment {launch.deployment.name})\n"
-                    "  try      leave --longctx-deployment out, or name the deployment that this server runs"
+                    "  try      omit --longctx-deployment, or name the deployment that this server runs"
                 )
             if launch.longest_prompt is not None:
                 check_proxy(server, launch.longest_prompt)

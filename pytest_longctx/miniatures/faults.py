@@ -1,7 +1,7 @@
 """
-Faults of boots and of answers, one class each.
+Faults in boots and in answers; each fault has its own class.
 
-Prompts of `request.SMALL_TALK_TOKENS` or fewer are not affected, so that each server looks ready.
+Prompts of `request.SMALL_TALK_TOKENS` or fewer are not affected, so each server passes the readiness check.
 """
 
 import os

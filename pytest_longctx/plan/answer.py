@@ -107,7 +107,7 @@ class Answer:
         for refusal in self.boot.refusals[1:]:
             yield f"  and           phase {refusal.phase} ({refusal.name}): {refusal.said}"
         for index, cure in enumerate(self.cures):
-            yield f"  {'smallest cure' if not index else 'or':<13} {cure} (tried: {cure.result})"
+            yield f"  {'smallest fix' if not index else 'or':<13} {cure} (tried: {cure.result})"
         if (found := self.boot.prediction) and found.culprit and found.culprit.host and not self.boot.refusals:
             needed = sum(term.size_bytes for term in found.terms if term.host) / GiB
             yield f"  {'or':<13} host memory, or a limit of it, of {needed:.2f} GiB and more"

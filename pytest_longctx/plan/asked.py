@@ -136,7 +136,7 @@ def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
     engine = "sglang" if one.backend.startswith("sglang") else one.backend.partition("-")[0]
     if engine not in _LENGTH:
         raise UsageError(
-            f"{one.name}: the plan of a start is for vLLM and SGLang, and its backend is {one.backend}\n"
+            f"{one.name}: only a start of vLLM or SGLang can be planned; the backend of this deployment is {one.backend}\n"
             "  try      longctx plan --hardware HARDWARE --backend BACKEND, which plans what its findings need"
         )
     given_flags = {name: value for name, value in one.flags.items() if value != FASTEST}  # left to the machine
@@ -200,7 +200,7 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
         asked = Version(wanted)
     except ValueError:
         raise UsageError(
-            f"--engine-version: {wanted!r} is not a version; recorded versions: {', '.join(each.version for each in every)}"
+            f"--engine-version: {wanted!r} must be a version; recorded versions: {', '.join(each.version for each in every)}"
         ) from None
     row = next((each for each in reversed(every) if Version(each.version) <= asked), every[0])
     said = "as asked" if given.version else "as the image says"
@@ -278,7 +278,7 @@ def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
             quantised = models.read_json(beside) if beside.is_file() else None
             return _overridden(replace(made, config=models.read_json(path), quantised=quantised), read)
     if given.model is not None and made.deployment is None:
-        raise UsageError(f"--model {given.model}: this is neither a config.json nor a folder that contains one")
+        raise UsageError(f"--model {given.model}: must be a config.json or a folder that contains one")
     return replace(made, known=_shipped(made.model))
 
 

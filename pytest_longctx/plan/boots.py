@@ -260,9 +260,9 @@ def _why_not(made: Boot, backend: Backend) -> str:
     """Explain why a backend predicts no boot although the model's shape is known."""
     hardware = made.place.hardware
     if not made.length:
-        return "its longest request is not known; give it a length"
+        return "the longest request of the model is not known; give the context length"
     if backend.on_cpu:
-        return "the memory of a CPU server is known by VLLM_CPU_KVCACHE_SPACE alone, and it is not set"
+        return "the memory of a CPU server follows from VLLM_CPU_KVCACHE_SPACE, which is not set"
     if not made.place.device_bytes:
         return (
             f"the memory of one {hardware.kind} is not known here; give its size as PyTorch sees it, as in "

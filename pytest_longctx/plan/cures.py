@@ -160,7 +160,7 @@ def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
 
 
 def _above(value: Any, limit: int) -> bool:
-    """Whether a flag that a cure may lower is above *limit*, or is not set."""
+    """Whether a flag that a fix may lower is above *limit*, or is not set."""
     return not isinstance(value, int) or value > limit
 
 
@@ -189,7 +189,7 @@ def _shorter(boot: Boot) -> Iterator[Change]:
 
 
 def _more_devices(boot: Boot) -> Iterator[Cure]:
-    """Return the cure by more devices of the same kind, with the tensor parallelism increased in proportion."""
+    """Return the fix that adds devices of the same kind and increases the tensor parallelism in proportion."""
     flag = "tensor-parallel-size" if boot.asked.engine == "vllm" else "tp-size"
     hardware, others = boot.place.hardware, max(1, boot.spread.devices // boot.spread.tensor)
     for count in (2, 4, 8, 16, 32, 64):

@@ -32,6 +32,6 @@ def rows(kind: Kind, one: Deployment, machine: Machine) -> Iterator[str]:
     size_bytes = (machine.hardware.device_gib or 0.0) * GiB
     boot = foresee(asked, Place(machine.hardware, size_bytes, machine.host_bytes))
     if boot.sure:
-        yield "the prediction was that it serves: longctx plan shows its terms; the log is right"
+        yield "the prediction was that the server serves: longctx plan shows its terms; the log is right"
     for each in cures.find(boot):
         yield f"{each}: {each.result}, by the prediction"

@@ -43,8 +43,8 @@ def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_byt
     each_gb = int(free / spread.devices / _GB)
     missing = (term.size_bytes - free) / GiB
     said = (
-        f"{term} is asked for, and {free / GiB:.2f} GiB are left beside the {_HICACHE_RESERVE_BYTES / GiB:.0f} that are kept "
-        f"free; {missing:.2f} GiB are missing"
+        f"{term} is requested, but only {free / GiB:.2f} GiB are available besides the {_HICACHE_RESERVE_BYTES / GiB:.0f} GiB "
+        f"that are kept free; {missing:.2f} GiB are missing"
     )
     smaller = [{"hicache-size": each_gb, "hicache-ratio": None}] if each_gb else []
     return Refusal("host-oom", "kv_cache", said, (*smaller, {"enable-hierarchical-cache": None}))

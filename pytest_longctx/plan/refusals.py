@@ -63,14 +63,14 @@ def _sizes(asked: Asked) -> Refusal | None:
         value = asked.flags.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
             return Refusal(
-                "bad-value", "config", f"--{name} {value} is not a whole number of at least 1", ({name: None},)
+                "bad-value", "config", f"--{name} {value} must be a whole number of at least 1", ({name: None},)
             )
     length = asked.length
     if length is not None and length < 1 and length != -1:
         return Refusal(
             "bad-value",
             "config",
-            f"--{asked.length_flag} {length} is not a number of tokens; it must be at least 1",
+            f"--{asked.length_flag} {length} must be a number of tokens, at least 1",
             ({asked.length_flag: None},),
         )
     return None
@@ -83,7 +83,7 @@ def _shares(asked: Asked) -> Refusal | None:
         return Refusal(
             "bad-value",
             "config",
-            f"--{name} {value} is not a share of the device; it must be above 0 and at most 1",
+            f"--{name} {value} must be above 0 and at most 1",
             ({name: None},),
         )
     return None
@@ -124,9 +124,7 @@ def _unscaled(asked: Asked, facts: Facts) -> str:
     if asked.engine == "sglang" and any("original_max_position_embeddings" in table for table in found):
         return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)"
     if asked.engine == "vllm" and any(context_length.kind(table) == "yarn" for table in found):
-        return (
-            " (since 0.30 vLLM does not multiply them by YaRN's factor; max_position_embeddings is to be the product)"
-        )
+        return " (since 0.30 vLLM does not multiply them by YaRN's factor; max_position_embeddings must be the product)"
     return ""
 
 
@@ -183,7 +181,7 @@ def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
         return None
     why = "" if latent else f": {tensor} devices hold {heads} KV heads"
     said = (
-        f"--decode-context-parallel-size {parts} is no divisor of --tensor-parallel-size {tensor}, or above {most}{why}"
+        f"--decode-context-parallel-size {parts} must divide --tensor-parallel-size {tensor} and be at most {most}{why}"
     )
     fits = [each for each in range(2, most + 1) if tensor % each == 0]
     cures = ({"decode-context-parallel-size": fits[-1] if fits else None},)
@@ -244,7 +242,7 @@ def _hierarchical(asked: Asked) -> Refusal | None:
         return Refusal(
             "bad-flag",
             "config",
-            "--enable-hierarchical-cache needs the radix cache, and --disable-radix-cache turns that off",
+            "--enable-hierarchical-cache needs the radix cache, and --disable-radix-cache turns the radix cache off",
             ({"disable-radix-cache": None}, {"enable-hierarchical-cache": None}),
         )
     return None
@@ -325,7 +323,7 @@ def _connector(asked: Asked, facts: Facts) -> Refusal | None:
     said = (
         f"{name} does not support the hybrid KV-cache manager, which --no-disable-hybrid-kv-cache-manager turns on"
         if forced
-        else f"{name} turns the hybrid KV-cache manager off, and layers that keep a state need it"
+        else f"{name} turns the hybrid KV-cache manager off, and layers that keep a state need this manager"
     )
     cures = ({"disable-hybrid-kv-cache-manager": None},) if forced else ()
     return Refusal("config", "kv_cache", said, (*cures, {"kv-transfer-config": None}))

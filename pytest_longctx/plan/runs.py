@@ -206,14 +206,16 @@ def predict_deployment(
     """
     wanted = hardware or one.hardware
     if wanted is None:
-        raise UsageError(f"predict {one.name}: it names no hardware; say which, such as '8xH200'")
+        raise UsageError(f"predict {one.name}: the deployment names no hardware; give one, for example '8xH200'")
     try:
         there = Hardware.parse(wanted)
     except ValueError as problem:
         raise UsageError(f"predict {one.name}: hardware: {problem}") from None
     needs = Hardware.parse(one.hardware) if one.hardware else there
     if there.count < needs.count:
-        raise UsageError(f"predict {one.name}: it needs {needs.count} devices ({needs}), and {there} has {there.count}")
+        raise UsageError(
+            f"predict {one.name}: the deployment needs {needs.count} devices ({needs}), but {there} has {there.count}"
+        )
     return predict(one, backend or named(one.backend), Machine(there))
 
 

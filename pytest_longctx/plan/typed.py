@@ -52,7 +52,9 @@ def measured(text: str) -> tuple[int, float]:
     except (ValueError, OverflowError):
         found = 0, 0.0
     if not colon or not 0 < found[0] < 2**40 or not 0 < found[1] < 1e9:
-        raise UsageError(f"--measured {text}: write the tokens of a prompt and its seconds, as in 131072:3.1")
+        raise UsageError(
+            f"--measured {text}: must be the length of a prompt in tokens and its time in seconds, for example 131072:3.1"
+        )
     return found
 
 
@@ -102,7 +104,7 @@ def _of_file(path: Path, options: Options) -> Iterator[Planned]:
     many = manifests.starts(found, str(path))
     if not many:
         raise UsageError(
-            f"{path}: no start of vLLM or SGLang is found in it\n"
+            f"{path}: it does not start vLLM or SGLang\n"
             "  known    a compose file, a Pod or any object that holds one, a recipe of vLLM, a deployment in TOML\n"
             "  try      longctx plan --hardware HARDWARE -- COMMAND"
         )
@@ -154,7 +156,7 @@ def _of_recipe(start: Start, options: Options) -> Planned:
     """Plan one variant of a recipe, with weights as in the recipe if config.json does not say."""
     since, precision = start.raw["since"], str(start.raw["precision"] or "").lower()
     made = _of_start(replace(start, raw=None), options)
-    notes = [f"the recipe needs {made.asked.engine} {since} at least"] if since else []
+    notes = [f"the recipe needs {made.asked.engine} {since} or newer"] if since else []
     bits = _BITS.get(precision)
     if bits and isinstance(made.asked.config, dict) and not made.asked.config.get("quantization_config"):
         notes.append(
@@ -202,7 +204,7 @@ def _said(start: Start) -> str | None:
 def _place(options: Options, said: str | None, where: str) -> Place:
     wanted = options.hardware or said
     if wanted is None:
-        raise UsageError(f"{where}it names no hardware; say which, as in --hardware 8xH100 or --hardware 4x80GiB")
+        raise UsageError(f"{where}no hardware is named; add for example --hardware 8xH100 or --hardware 4x80GiB")
     return Place.parse(wanted, None if options.host_gib is None else options.host_gib * GiB)
 
 

@@ -1,4 +1,4 @@
-"""What changes a server's memory and is not counted: flags, environment variables, and dtypes that only a name tells."""
+"""What changes a server's memory and is not counted: flags, environment variables, and dtypes that only a name states."""
 
 import json
 import re
@@ -72,7 +72,7 @@ def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
     if one is None:
         return seen
     what = "the width of the weights" if one.startswith("weights in ") else one.partition(":")[0]
-    return replace(seen, doubt=f"{what} is not counted, and the server may fit with it")
+    return replace(seen, doubt=f"{what} is not counted and may reduce the memory use, so the server may fit")
 
 
 def architecture(asked: Asked, whole: ModelShape | None, kind: str) -> str:

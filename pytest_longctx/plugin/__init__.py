@@ -141,7 +141,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         if "finding" not in metafunc.fixturenames:
-            raise UsageError("it is marked to judge findings, but uses neither of the fixtures `finding` and `judge`")
+            raise UsageError(
+                "this test is marked to judge findings, but uses neither of the fixtures `finding` and `judge`"
+            )
         cases = session.selection.asking(asked.args) if asked else session.selection.named(named.args if named else ())
     except LongctxError as problem:
         # An error raised here would carry pytest's own traceback; it is raised after collection instead.

@@ -74,7 +74,7 @@ def repeatable(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Send the prompt of *finding* to *server* alone and in company, and compare the answers, also with another server's
+    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with another server's
     if it names one.
 
     Raises `LongctxError`.
@@ -168,6 +168,6 @@ def _other(
         return load(path)
     return Mismatch(
         0,
-        f"against: there is no reading of {name}: judge this finding on it first, in this run or with the same "
+        f"against: there is no reading of {name}: judge this finding on that deployment first, in this run or with the same "
         f"--longctx-results ({path} is missing)",
     )

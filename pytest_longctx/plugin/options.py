@@ -231,7 +231,7 @@ def _seed(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= _SEED_DIGITS):
         from pytest_longctx.errors import UsageError
 
-        raise UsageError(f"--longctx-seed: {text!r} is not a whole number of at most {_SEED_DIGITS} digits")
+        raise UsageError(f"--longctx-seed: {text!r} must be a whole number of at most {_SEED_DIGITS} digits")
     return int(text)
 
 
@@ -250,5 +250,5 @@ def _switch(name: str, text: str, *, default: bool) -> bool:
     if text.lower() not in words:
         from pytest_longctx.errors import UsageError
 
-        raise UsageError(f"longctx_{name.replace('-', '_')}: {text!r} is neither true nor false; write one of them")
+        raise UsageError(f"longctx_{name.replace('-', '_')}: {text!r} must be true or false")
     return words[text.lower()]

@@ -235,7 +235,7 @@ class Selection:
                     raise UsageError(f"{one.name}: only_questions: {unknown('question', question, ask.questions())}")
         python = self.options.python
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
-            raise UsageError(f"--longctx-python: {python} is not an executable file")
+            raise UsageError(f"--longctx-python: {python} must be an executable file")
         check_writable(self.options.results)
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
@@ -264,7 +264,7 @@ class Selection:
     def not_bootable(self, one: Deployment) -> str | None:
         """Return the reason why the deployment *one* is not booted for a test without a finding; None if it is."""
         if one.only_named or one.only_questions:
-            return "only for findings that name it" + (" or ask its questions" if one.only_questions else "")
+            return "it is used only by findings that name it" + (" or ask its questions" if one.only_questions else "")
         return machine_lacks(one, self.machine.hardware)
 
     @property

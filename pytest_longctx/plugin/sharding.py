@@ -34,7 +34,7 @@ class Shard:
         match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})(?::(.+))?", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(
-                f"--longctx-shard: {text!r}: write K/N, such as 1/4, or K/N:results.jsonl to balance by its times"
+                f"--longctx-shard: {text!r}: write K/N, such as 1/4, or K/N:results.jsonl to balance the parts by its times"
             )
         return cls(int(match[1]), int(match[2]), Path(match[3]) if match[3] else None)
 

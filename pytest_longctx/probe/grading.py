@@ -188,7 +188,7 @@ class Precision:
 
 def plant(filler: Prompt) -> Ladder:
     """
-    Plant every rung of the precision ladder in a copy of *filler*, spread over its whole length. The ask is
+    Place every rung of the precision ladder in a copy of *filler*, spread over its whole length. The ask is
     the last token. Raises `PromptError`.
     """
     places = questions.spread(len(filler), RUNGS)

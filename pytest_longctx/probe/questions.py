@@ -1,5 +1,5 @@
 """
-Questions for the probe: filler, needles planted at exact positions, and an ask as the last token.
+Questions for the probe: filler, needles placed at exact positions, and a question as the last token.
 
 Keys and values are assigned to the positions at random, so that the answers jump back and forth through the context and no
 value can be guessed from its neighbours.
@@ -23,7 +23,7 @@ SHORTEST_TOKENS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """A planted needle. *position* counts tokens from 0."""
+    """A needle in a prompt. *position* counts tokens from 0."""
 
     key: int
     value: int
@@ -62,12 +62,12 @@ EVERYTHING: Final[Windows] = (None,) * KEYS
 
 def plant(filler: Prompt, places: Sequence[int], windows: Windows = EVERYTHING) -> Question:
     """
-    Plant a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
+    Place a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
 
     *filler* consists of `FILLER_IDS` and is long enough for the places. There are 1 to 64 places, in any order, from 0
     to the length less 2. A key with a window gets a place that is still inside the window when the key is asked for.
     One such key gets the very first such place, if that is one of *places*. If the first key without a needle has a
-    window, its needle is planted one token beyond the window, where a correct model does not see it. Raises
+    window, its needle is placed one token beyond the window, where a correct model does not see it. Raises
     `PromptError`.
     """
     check(filler, places, 1, KEYS)

@@ -116,13 +116,13 @@ def free_port(wanted: object) -> int:
         # As in servers, a port in TIME_WAIT from an earlier connection counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if wanted is not None and not (isinstance(wanted, int) and 0 < wanted < 65536):
-            raise LaunchError(f"[flags] port: {wanted!r} is not a port; omit it to use a free port")
+            raise LaunchError(f"[flags] port: {wanted!r} must be a port from 1 to 65535; omit it to use a free port")
         try:
             probe.bind(("127.0.0.1", wanted or 0))
         except OSError as problem:
             raise LaunchError(
                 f"port {wanted} on 127.0.0.1 is taken ({problem.strerror})\n"
-                "  try      another port in the deployment's [flags], or leave it out: a free one is chosen"
+                "  try      another port in the deployment's [flags], or omit it to use a free port"
             ) from None
         return int(probe.getsockname()[1])
 

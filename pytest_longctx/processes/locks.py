@@ -43,7 +43,7 @@ def folder() -> Path:
         place.mkdir(mode=0o700)
     if not _is_own(place):
         raise LaunchError(
-            f"{place} is not a folder of this user alone, so its locks cannot be trusted\n"
+            f"{place} must be a folder that only this user can use; otherwise the locks in it cannot be trusted\n"
             "  found    " + _described(place) + "\n"
             "  try      remove it, or set XDG_RUNTIME_DIR to a folder of your own with mode 700"
         )
@@ -77,7 +77,7 @@ def opened(name: str) -> int:
         raise LaunchError(f"the lock {path} cannot be opened: {problem.strerror}\n  try      {remedy}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise LaunchError(f"the lock {path} is not a regular file\n  try      remove it")
+        raise LaunchError(f"the lock {path} must be a regular file\n  try      remove this path")
     return descriptor
 
 

@@ -65,7 +65,7 @@ def messages(
     asked = "\n\n" + needle.asked
     hay = tokens - sum(vocabulary.count(part) for part in (before + opening, needle.fact, asked + after))
     if hay < 1:
-        raise PromptError(f"a haystack of {tokens:,} tokens was requested; its needle alone takes {tokens - hay:,}")
+        raise PromptError(f"a haystack of {tokens:,} tokens was requested; the needle alone takes {tokens - hay:,}")
     first = "" if depth in (0, 1) else _beginning(vocabulary, source, round(depth * hay), hay - _LEAST_REST)
     fact = needle.fact if first or depth == 1 else needle.fact.lstrip() + " "
     head, tail = (opening, needle.fact + asked) if depth == 1 else (opening + first + fact, asked)
@@ -81,7 +81,7 @@ def messages(
     made: tuple[Message, ...] = ({"role": "user", "content": head + filled + tail},)
     if render(list(made)) != before + head + filled + tail + after:
         raise PromptError(
-            "the chat template does not render every message alike, so a prompt of an exact length is not possible"
+            "the chat template does not render every message in the same way, so a prompt of an exact length cannot be made"
         )
     return made, 1.0 if depth == 1 else vocabulary.count(first) / hay
 

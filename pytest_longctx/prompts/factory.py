@@ -211,7 +211,7 @@ class PromptFactory:
         return Text(reader.text(rng, length), length, self.seed, self.key)
 
     def written(self, text: str) -> Text:
-        """Return *text* as a prompt, with its length by the model's tokenizer, special tokens included."""
+        """Return *text* as a prompt. The model's tokenizer determines its length, including special tokens."""
         return Text(text, self._reader().vocabulary.count(text, special=True), self.seed, self.key)
 
     def chat(self, tokens: int | str, system: str = "") -> prompt_text.Chat:
@@ -229,7 +229,7 @@ class PromptFactory:
 
     def _draw(self, tokens: int | str) -> tuple[int, np.random.Generator]:
         if isinstance(tokens, bool) or not isinstance(tokens, int | str):
-            raise PromptError(f"{tokens!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
+            raise PromptError(f"{tokens!r} must be a token count, for example 10000, 128Ki, 2Mi or 10M")
         try:
             length = token_count(tokens)
         except ValueError as problem:
@@ -243,7 +243,7 @@ class PromptFactory:
 
     def _reader(self) -> Reader:
         if self._make_reader is None:
-            raise PromptError("this factory has no tokenizer: it makes only prompts of random ids")
+            raise PromptError("this factory has no tokenizer, so it makes only prompts of random token ids")
         return self._make_reader()
 
 

@@ -86,7 +86,7 @@ def hide(
     fact, question = vocabulary.ids(needle.fact), vocabulary.ids(needle.question)
     length = tokens - lead.size - fact.size - question.size
     if length < 0:
-        raise PromptError(f"a haystack of {tokens:,} tokens was requested; its needle alone takes {tokens - length:,}")
+        raise PromptError(f"a haystack of {tokens:,} tokens was requested; the needle alone takes {tokens - length:,}")
     hay = hay[:length]
     at = _between_sentences(vocabulary, hay, round(depth * length))
     return np.concatenate((lead, hay[:at], fact, hay[at:], question)), at / length if length else 0.0

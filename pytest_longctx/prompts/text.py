@@ -288,7 +288,7 @@ def frame(render: Render, head: list[Message]) -> tuple[str, str]:
     if not mark or _MARK in after:
         raise PromptError(
             "the chat template does not insert the user's message exactly once and unchanged, "
-            "so an exact prompt length is not possible"
+            "so a prompt of an exact length cannot be made"
         )
     return before, after
 
@@ -317,6 +317,6 @@ def exact_messages(
     messages = (*head, {"role": "user", "content": content})
     if render(list(messages)) != before + content + after:
         raise PromptError(
-            "the chat template does not render every message alike, so a prompt of an exact length is not possible"
+            "the chat template does not render every message in the same way, so a prompt of an exact length cannot be made"
         )
     return messages

@@ -113,5 +113,5 @@ def load(where: str, *, download: bool = False) -> ModelTokenizer:
             "  try      the path of a folder with tokenizer.json in the deployment's [model]"
         ) from None
     if not hasattr(loaded, "backend_tokenizer"):
-        raise PromptError(f"the tokenizer of {where} has no fast variant, so text of exact length is not possible")
+        raise PromptError(f"the tokenizer of {where} has no fast variant, so text of an exact length cannot be made")
     return ModelTokenizer(loaded.backend_tokenizer)

@@ -206,7 +206,7 @@ class Gate:
         for limit in asked:
             if not any(limit.measure in its.values for its in found.values()):
                 raise UsageError(
-                    f"fail-on: the baseline has no {limit.measure}; name another measure, or another baseline"
+                    f"fail-on: the baseline has no value of {limit.measure}; name another measure or another baseline"
                 )
         return cls(found, asked)
 

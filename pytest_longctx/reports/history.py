@@ -93,7 +93,7 @@ def runs(store: Path) -> list[Run]:
     """Return all runs stored in the history, oldest first. Raises `ResultsError`."""
     found = [Run(path.stem, gather(read_results(path))) for path in _files(store)]
     if not found:
-        raise ResultsError(f"{store}: there is no run here; add one: longctx history add {store} RESULTS")
+        raise ResultsError(f"{store}: this folder contains no run; add one with longctx history add {store} RESULTS")
     return found
 
 

@@ -133,8 +133,8 @@ def add(subcommands: Any) -> None:
     parser.add_argument(
         "log", nargs="+", help="log files of one deployment, also compressed by gzip; - reads standard input"
     )
-    parser.add_argument("--engine", help="the engine that wrote the log; default: recognised by its lines")
-    parser.add_argument("--engine-version", help="its version, if the log does not contain it")
+    parser.add_argument("--engine", help="the engine that wrote the log; default: detected from the log")
+    parser.add_argument("--engine-version", help="version of the engine, if the log does not state the version")
     parser.add_argument("--exit-code", type=int, help="how the process ended: 137 or -9 for signal 9")
     parser.add_argument("--oom-killed", choices=("true", "false"), help="the OOMKilled flag of the container's state")
     parser.add_argument("--good", metavar="GOOD", help="the log of a good boot, for comparison")
@@ -177,7 +177,7 @@ def report(
         if not first:
             raise UsageError(f"{name}: the log is empty")
         if b"\0" in first[:_CHUNK_BYTES]:
-            raise UsageError(f"{name}: not text: it contains NUL bytes; give a log as text or compressed by gzip")
+            raise UsageError(f"{name}: must be a text file or a text file compressed by gzip; found NUL bytes")
         engine = engine or engine_of([first])
         catalogue = known.get(engine or "") or backends.every_catalogue()
         reading = read(_chunks(first, source), catalogue, version)

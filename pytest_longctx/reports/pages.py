@@ -93,9 +93,9 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
 def _prose(finding: Finding) -> Iterator[str]:
     yield from finding.note.split()
     if finding.cure:
-        yield f"Cure: {finding.cure}."
+        yield f"Fix: {finding.cure}."
     if finding.no_cure:
-        yield f"No cure: {finding.no_cure}."
+        yield f"No fix: {finding.no_cure}."
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

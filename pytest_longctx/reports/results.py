@@ -168,11 +168,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         found.append(_parsed(last))
     except ValueError as problem:
         if not found:
-            raise ResultsError(f"{path}: this is not a results file of schema {SCHEMA}: {problem}") from None
+            raise ResultsError(f"{path}: must be a results file of schema {SCHEMA}: {problem}") from None
     if not all(isinstance(row, dict) for row in found):
-        raise ResultsError(f"{path}: this is not a results file: each line must be a JSON object")
+        raise ResultsError(f"{path}: must be a results file, in which each line is a JSON object")
     if found[0].get("kind") != "header" or found[0].get("schema") != SCHEMA:
-        raise ResultsError(f"{path}: this is not a results file of schema {SCHEMA}: its first line must be the header")
+        raise ResultsError(f"{path}: must be a results file of schema {SCHEMA}: its first line must be the header")
     return found
 
 
@@ -209,7 +209,7 @@ def merge(parts: Mapping[str, Results]) -> Results:
         for key in _SAME:
             if part.header.get(key) != whole.header.get(key):
                 found = f"{whole.header.get(key)!r} and {part.header.get(key)!r}"
-                raise ResultsError(f"{first} and {name} are not parts of one run: {key} differs: {found}")
+                raise ResultsError(f"{first} and {name} belong to different runs: {key} differs: {found}")
     _check_shards(parts)
     _check_cases(parts)
     every = list(parts.values())

@@ -148,7 +148,7 @@ def read(place: Path) -> Earlier | None:
     if not path.exists():
         # A CI job that always resumes its folder finds it empty the first time.
         if place.suffix == ".jsonl":
-            raise UsageError(f"--longctx-resume: there is no file {place}")
+            raise UsageError(f"--longctx-resume: file not found: {place}")
         return None
     files, seen = [File.of(results.begun(path))], {path.resolve()}
     while not files[-1].whole and "resumes" in files[-1].header:

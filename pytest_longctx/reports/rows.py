@@ -18,7 +18,7 @@ from pytest_longctx.findings.verdicts import WORST_FIRST
 
 def _word(value: object) -> object:
     if value not in WORST_FIRST:
-        raise ValueError(f"not a verdict; known: {', '.join(WORST_FIRST)}")
+        raise ValueError(f"must be a verdict; known: {', '.join(WORST_FIRST)}")
     return value
 
 

@@ -45,7 +45,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """One latent of keys and values for all heads (MLA), replicated on every device."""
+    """The cache of a layer with MLA: one latent vector holds the keys and values of all heads. Every device has a copy."""
 
     rank: int
     rope_dim: int

@@ -44,10 +44,13 @@ def basics(k: Keys, *, partial: bool = False) -> Basics:
     heads = read(*HEADS)
     kv_heads = k.maybe("num_key_value_heads", "multi_query_group_num", least=1) or heads
     if heads % kv_heads:
-        raise k.refuse("num_key_value_heads", f"{kv_heads} KV heads do not divide {heads} heads")
+        raise k.refuse("num_key_value_heads", f"{heads} heads cannot be divided evenly among {kv_heads} KV heads")
     head_dim = k.maybe("head_dim", "kv_channels", "attention_head_dim", least=1)
     if head_dim is None and hidden % heads:
-        raise k.refuse("head_dim", f"it is missing, and {heads} heads do not divide a hidden size of {hidden}")
+        raise k.refuse(
+            "head_dim",
+            f"this key is missing, and the hidden size {hidden} cannot be divided evenly among {heads} heads",
+        )
     return Basics(hidden, layers, heads, kv_heads, head_dim or hidden // heads, read(*VOCABULARY))
 
 
@@ -111,7 +114,7 @@ class Decoder:
         kind, _, chosen = self.qk_norm.partition("?")
         qk_norm = kind if not chosen else chosen if k.flag(kind) else ""
         if kind and not chosen and not (k.flag("use_qk_norm", default=True) and k.flag("qk_norm", default=True)):
-            raise k.refuse("use_qk_norm", "queries and keys without norms are not modelled for this family")
+            raise k.refuse("use_qk_norm", "queries and keys without norms are not supported for this model family")
         return Details(_yes(k, self.qkv_bias), _yes(k, self.o_bias), qk_norm, self.gate, self.sinks)
 
     def _forward(self, k: Keys, b: Basics) -> list[tuple[Tensor, ...]]:

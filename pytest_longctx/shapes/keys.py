@@ -155,7 +155,7 @@ class Keys:
         if found is not None:
             return self._whole(*found, least, most)
         if default is None:
-            raise self.refuse(names[0], "it is missing, and the model's size depends on it")
+            raise self.refuse(names[0], "this key is missing, and the size of the model depends on it")
         return default
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
@@ -184,7 +184,7 @@ class Keys:
             return self.count(*names, least=least, most=most)
         if (found := self._in_file(names)) is not None:
             return self._whole(*found, least, most)
-        raise self.refuse(names[0], "it is missing, and the model's size depends on it")
+        raise self.refuse(names[0], "this key is missing, and the size of the model depends on it")
 
     def maybe(self, *names: str, least: int = 0) -> int | None:
         """The whole number of the first config key of *names*, as `count`, or None."""
@@ -198,7 +198,7 @@ class Keys:
             return default
         if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
             return bool(value)
-        raise self.refuse(key, f"true or false is expected, not {shown(value)}")
+        raise self.refuse(key, f"must be true or false; found {shown(value)}")
 
     def word(self, key: str, default: str | None = None) -> str | None:
         """The text of a config *key*, or *default*."""
@@ -206,7 +206,7 @@ class Keys:
         if value is None:
             return default
         if not isinstance(value, str):
-            raise self.refuse(key, f"a text is expected, not {shown(value)}")
+            raise self.refuse(key, f"must be a string; found {shown(value)}")
         return value
 
     def sequence(self, key: str) -> Sequence[Any] | None:
@@ -215,9 +215,9 @@ class Keys:
         if value is None:
             return None
         if not isinstance(value, list | tuple):
-            raise self.refuse(key, f"a list is expected, not {shown(value)}")
+            raise self.refuse(key, f"must be a list; found {shown(value)}")
         if len(value) > MOST_LAYERS:
-            raise self.refuse(key, f"it has {len(value)} items")
+            raise self.refuse(key, f"the list has {len(value)} items")
         return value
 
     def per_layer(self, key: str, layers: int, extra: int = 0) -> Sequence[Any] | None:
@@ -228,7 +228,7 @@ class Keys:
         value = self.sequence(key)
         if value is None or len(value) == layers or (extra and len(value) == layers + extra):
             return value if value is None else value[:layers]
-        raise self.refuse(key, f"it has {len(value)} items for {layers} layers")
+        raise self.refuse(key, f"the list has {len(value)} items for {layers} layers")
 
     def numbers(self, key: str, layers: int | None = None) -> list[int] | None:
         """The list of whole numbers of a config *key*, or None."""
@@ -241,7 +241,7 @@ class Keys:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise self.refuse(key, f"a table is expected, not {shown(value)}")
+            raise self.refuse(key, f"must be a table; found {shown(value)}")
         return Keys(value, prefix=f"{self._prefix}{key}.")
 
     def unread(self) -> str | None:
@@ -266,9 +266,9 @@ class Keys:
         if isinstance(value, float) and math.isfinite(value) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.refuse(key, f"a whole number is expected, not {shown(value)}")
+            raise self.refuse(key, f"must be a whole number; found {shown(value)}")
         if not least <= value <= most:
-            raise self.refuse(key, f"{shown(value)} is not from {least} to {most}")
+            raise self.refuse(key, f"must be from {least} to {most}; found {shown(value)}")
         return value
 
 

@@ -31,7 +31,7 @@ def routed(k: Keys) -> tuple[int, int]:
     count = k.stated(*(counts or COUNT))
     for name in counts:
         if k.count(name) != count:
-            raise k.refuse(name, f"it says {k.count(name)}, {counts[0]} says {count}")
+            raise k.refuse(name, f"the value is {k.count(name)}, but {counts[0]} is {count}")
     return count, used or k.count(*USED)
 
 
@@ -42,10 +42,10 @@ def _first_number(k: Keys, values: list[object]) -> int | None:
             if value and all(isinstance(v, int) and v == value[0] for v in value):
                 value = value[0]
             else:
-                raise k.refuse("moe_topk", f"layers differ: {shown(value)}")
+                raise k.refuse("moe_topk", f"the layers have different values: {shown(value)}")
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
-        raise k.refuse(USED[0], f"a whole number is expected, not {shown(value)}")
+        raise k.refuse(USED[0], f"must be a whole number; found {shown(value)}")
     return None
 
 
@@ -60,7 +60,7 @@ def sparse_layers(k: Keys, layers: int, *, first: int = 0) -> list[bool]:
     if kinds is not None:
         for kind in kinds:
             if kind not in ("dense", "sparse"):
-                raise k.refuse("mlp_layer_types", f"a kind named {shown(kind)} is not known")
+                raise k.refuse("mlp_layer_types", f"unknown kind of layer: {shown(kind)}")
         for name in ("first_k_dense_replace", "moe_layer_freq", "num_dense_layers"):
             k.raw(name)
         return [kind == "sparse" for kind in kinds]
@@ -75,7 +75,9 @@ def told_sparse(k: Keys, layers: int) -> list[bool]:
     """As `sparse_layers`, but the file must state it: engine and class have different defaults."""
     keys = ("mlp_layer_types", "first_k_dense_replace", "num_dense_layers", "moe_layer_freq")
     if not any(k.has(key) for key in keys):
-        raise k.refuse("first_k_dense_replace", "it is missing, and engine and class differ in what that means")
+        raise k.refuse(
+            "first_k_dense_replace", "this key is missing, and the engine and the model class treat that differently"
+        )
     return sparse_layers(k, layers)
 
 

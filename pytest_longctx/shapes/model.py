@@ -59,7 +59,7 @@ class ModelShape:
     dtype: str = "bfloat16"
     scheme: Scheme = PLAIN_SCHEME
     vision_parameters: int | None = 0
-    """Parameters of the towers in addition to the text model; None if some are not counted."""
+    """Parameters of the vision and audio encoders in addition to the text model; None if some are not counted."""
     notes: tuple[str, ...] = ()
     rope_dim: int = 0
     """Values in a row of the table of rotary embeddings."""
@@ -138,7 +138,7 @@ class ModelShape:
 
     @cached_property
     def weights(self) -> tuple[Tensor, ...]:
-        """Every tensor of the model that is loaded, without draft layers and towers."""
+        """Every tensor of the model that is loaded, without draft layers and encoders."""
         return (*self.outside, *(t for layer in self.stack for t in layer.tensors))
 
     @cached_property
@@ -148,7 +148,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """Number of all parameters of the model that must be loaded: text model and towers."""
+        """Number of all parameters of the model that must be loaded: text model and encoders."""
         return self.text_parameters + (self.vision_parameters or 0)
 
     @cached_property

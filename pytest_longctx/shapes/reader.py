@@ -96,7 +96,7 @@ UNMODELLED: Mapping[str, str] = MappingProxyType(
         "zaya": "its attention (CCA) keeps states of convolutions that no engine here caches",
     }
 )
-"""Types that are known and not modelled, and why."""
+"""Types that are known and not supported, and why."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01", "MiniMaxM1": "minimax_m1"})
 
@@ -113,16 +113,16 @@ def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) 
         return error.refusal
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
         # A combination that no check above has foreseen; the model is refused, its neighbours are planned.
-        return NotUnderstood("config.json", f"it could not be read ({type(error).__name__}: {error})"[:300])
+        return NotUnderstood("config.json", f"this file could not be read ({type(error).__name__}: {error})"[:300])
 
 
 def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> ModelShape:
     if not isinstance(config, Mapping):
-        raise MisreadError("config.json", f"a table is expected, not {shown(config)}")
+        raise MisreadError("config.json", f"must be a table; found {shown(config)}")
     config = _thinker(config)
     outer = Keys(config)
     if outer.flag("is_encoder_decoder"):
-        raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
+        raise MisreadError("is_encoder_decoder", "encoder-decoder models are not supported")
     text, name = _text(config, outer)
     nested = text is not config
     text = ties.settled(name, text)
@@ -144,7 +144,9 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     rope_dim = rotary.dimension(keys, body, name)
     if key := keys.unread():
         value = text.get(key.removeprefix("text_config."))
-        raise MisreadError(key, f"it is {shown(value)}; memory may depend on it, and it is not modelled for {name}")
+        raise MisreadError(
+            key, f"the value is {shown(value)}; memory may depend on this key, which is not supported for {name}"
+        )
     towers, more = vision.towers(config, body.hidden) if nested or vision.perceives(config) else (0, ())
     parts = (name, body.hidden, body.vocabulary, positions, body.layers, outside, body.draft)
     return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim, rotary.stretch(keys))
@@ -172,9 +174,9 @@ def _family(name: str) -> Callable[[Keys], Body]:
 def _unknown(name: str) -> MisreadError:
     """Return the error about a *name* that is no known family."""
     if name in UNMODELLED:
-        return MisreadError("model_type", f"{shown(name)} is not modelled: {UNMODELLED[name]}")
+        return MisreadError("model_type", f"{shown(name)} is not supported: {UNMODELLED[name]}")
     encodes = name in ENCODER_DECODERS
-    why = "encoder-decoder and encoder models are not modelled" if encodes else "this model type is not known"
+    why = "encoder-decoder and encoder models are not supported" if encodes else "unknown model type"
     return MisreadError("model_type", f"{why}: {shown(name)}")
 
 
@@ -195,13 +197,15 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if part is None:
         return config, ALIASES.get(name, TEXT_OF.get(name, name) if name not in FAMILIES else name)
     if not isinstance(part, Mapping):
-        raise MisreadError("text_config", f"a table is expected, not {shown(part)}")
+        raise MisreadError("text_config", f"must be a table; found {shown(part)}")
     if name not in WRAPPERS and name not in FAMILIES:
         raise _unknown(name)
     inner = part.get("model_type")
     chosen = TEXT_OF.get(name) if inner is None else inner
     if not isinstance(chosen, str):
-        raise MisreadError("text_config.model_type", "it is missing" if inner is None else f"it is {shown(inner)}")
+        raise MisreadError(
+            "text_config.model_type", "this key is missing" if inner is None else f"the value is {shown(inner)}"
+        )
     chosen = TEXT_OF.get(chosen, chosen) if chosen not in FAMILIES else chosen
     return {**part, **ties.tie(name, config, part)}, ALIASES.get(chosen, chosen)
 
@@ -210,9 +214,11 @@ def _beside(config: Mapping[str, Any]) -> str:
     """Return why a config has no type: some configs describe a file that is loaded with a model, and name that model."""
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str):
-        return "it is missing"
+        return "this key is missing"
     kind = "an adapter" if "peft_type" in config else "a part"
-    return f"it is missing: the file describes {kind} of {shown(base)}, whose own config.json is to be planned"
+    return (
+        f"this key is missing: the file describes {kind} of {shown(base)}; plan the config.json of that model instead"
+    )
 
 
 def _dtype(keys: Keys, outer: Keys) -> str:
@@ -222,6 +228,6 @@ def _dtype(keys: Keys, outer: Keys) -> str:
             if isinstance(value, str):
                 word = value.removeprefix("torch.")
                 if word not in VALUE_BYTES:
-                    raise MisreadError(key, f"the dtype {shown(value)} is not known")
+                    raise MisreadError(key, f"unknown dtype: {shown(value)}")
                 return word
     return "bfloat16"

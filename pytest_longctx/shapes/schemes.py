@@ -17,10 +17,10 @@ def read_scheme(k: Keys) -> Scheme:
         return PLAIN_SCHEME
     method = q.word("quant_method") or ("modelopt" if q.has("quant_algo") or q.has("quantization") else None)
     if method is None:
-        raise q.refuse("quant_method", "it is missing")
+        raise q.refuse("quant_method", "this key is missing")
     reader = METHODS.get(method.lower().replace("-", "_"))
     if reader is None:
-        raise q.refuse("quant_method", f"the method {shown(method)} is not known")
+        raise q.refuse("quant_method", f"unknown quantisation method: {shown(method)}")
     return reader(q)
 
 
@@ -30,7 +30,7 @@ def with_experts(scheme: Scheme, k: Keys) -> Scheme:
     if dtype is None or scheme.coding is None:
         return scheme
     if dtype not in ("fp4", "fp8"):
-        raise k.refuse("expert_dtype", f"the dtype {shown(dtype)} is not known")
+        raise k.refuse("expert_dtype", f"unknown dtype: {shown(dtype)}")
     own = ((Modules.of(["mlp.experts"]), CODINGS["MXFP4"]),) if dtype == "fp4" else ()
     return replace(scheme, chosen=own + scheme.chosen)
 
@@ -43,7 +43,7 @@ def _modules(q: Keys, *keys: str) -> Modules:
         if value is None:
             continue
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise q.refuse(key, "a list of names is expected")
+            raise q.refuse(key, "must be a list of names")
         names += value
     return _compiled(q, keys[0], names)
 
@@ -52,7 +52,7 @@ def _compiled(q: Keys, key: str, names: list[str]) -> Modules:
     try:
         return Modules.of(names)
     except (re.error, RecursionError, OverflowError) as problem:
-        raise q.refuse(key, f"an expression is damaged: {problem}") from None
+        raise q.refuse(key, f"invalid regular expression: {problem}") from None
 
 
 def _fp8(q: Keys) -> Scheme:
@@ -61,7 +61,7 @@ def _fp8(q: Keys) -> Scheme:
     if block is None:
         return Scheme("fp8", CODINGS["FP8"], kept)
     if len(block) != 2 or not all(block):
-        raise q.refuse("weight_block_size", f"two numbers are expected, not {shown(block)}")
+        raise q.refuse("weight_block_size", f"must be two numbers; found {shown(block)}")
     return Scheme("fp8", Coding(8, 4, group=block[1], block_rows=block[0]), kept)
 
 
@@ -85,10 +85,10 @@ def _gptq(q: Keys) -> Scheme:
         if isinstance(pattern, str) and pattern.startswith("-:"):
             kept.append(f"re:{pattern[2:]}")
         elif value != {}:  # without one of these signs, an empty table overrides nothing
-            raise q.refuse("dynamic", f"modules with bits of their own are not modelled: {shown(value)}")
+            raise q.refuse("dynamic", f"different bit widths per module are not supported: {shown(value)}")
     for key in ("extra_config", "layer_config"):
         if q.raw(key):
-            raise q.refuse(key, "modules with bits of their own are not modelled")
+            raise q.refuse(key, "different bit widths per module are not supported")
     coding, only = _gptq_coding(q), q.raw("modules_in_block_to_quantize")
     left, head = _compiled(q, "dynamic", kept), q.flag("lm_head")
     if not only:
@@ -96,7 +96,7 @@ def _gptq(q: Keys) -> Scheme:
     names = [name for group in only if isinstance(group, list) for name in group] if isinstance(only, list) else []
     names += [name for name in only if isinstance(name, str)] if isinstance(only, list) else []
     if not names or not all(isinstance(name, str) for name in names):
-        raise q.refuse("modules_in_block_to_quantize", f"a list of names is expected, not {shown(only)}")
+        raise q.refuse("modules_in_block_to_quantize", f"must be a list of names; found {shown(only)}")
     chosen = ((_compiled(q, "modules_in_block_to_quantize", names), coding),)
     return Scheme("gptq", None, left, chosen, head=head)
 
@@ -112,7 +112,7 @@ def _auto_round(q: Keys) -> Scheme:
     floats = {("mx_fp", 4): "MXFP4", ("mx_fp", 8): "MXFP8", ("nv_fp", 4): "NVFP4"}
     kind = next((floats[name, size] for name, size in floats if data.startswith(name) and size == bits), None)
     if kind is None and data != "int":
-        raise q.refuse("data_type", f"weights of {bits} bits of type {shown(data)} are not known")
+        raise q.refuse("data_type", f"weights with {bits} bits of type {shown(data)} are not supported")
     coding = CODINGS[kind] if kind else _gptq_coding(q)
     kept, table = [], q.table("extra_config")
     for name in _names(q, "extra_config") if table is not None else ():
@@ -121,9 +121,9 @@ def _auto_round(q: Keys) -> Scheme:
         if size is not None and size >= 16:
             kept.append(f"re:{name}" if re.search(r"[*+?\\\[(|^$]", name) else name)
         elif size not in (None, bits) or (own and own.maybe("group_size") not in (None, q.maybe("group_size"))):
-            raise q.refuse("extra_config", f"modules with other bits are not modelled: {shown(name)}")
+            raise q.refuse("extra_config", f"different bit widths per module are not supported: {shown(name)}")
     if q.raw("layer_config"):
-        raise q.refuse("layer_config", "modules with bits of their own are not modelled")
+        raise q.refuse("layer_config", "different bit widths per module are not supported")
     return Scheme("auto-round", coding, _compiled(q, "extra_config", kept), head=q.flag("lm_head"))
 
 
@@ -150,19 +150,19 @@ def _weights(q: Keys, group: Keys) -> Coding | None:
     if strategy == "block":
         block = weights.numbers("block_structure") or [128, 128]
         if len(block) != 2 or not all(block):
-            raise weights.refuse("block_structure", f"two numbers are expected, not {shown(block)}")
+            raise weights.refuse("block_structure", f"must be two numbers; found {shown(block)}")
         return Coding(bits, 4, group=block[1], block_rows=block[0])
     zero = 0.0 if weights.flag("symmetric", default=True) else bits / 8
     if strategy in ("group", "tensor_group"):
         return Coding(bits, 2 + zero, group=max(size, 0))
     if strategy in ("channel", "tensor"):
         return Coding(bits, 2 + zero, group=-1 if strategy == "tensor" else 0)
-    raise q.refuse("config_groups", f"the strategy {shown(strategy)} is not known")
+    raise q.refuse("config_groups", f"unknown strategy: {shown(strategy)}")
 
 
 def _compressed(q: Keys) -> Scheme:
     if q.raw("sparsity_config") and (s := q.table("sparsity_config")) and s.word("format", "dense") != "dense":
-        raise q.refuse("sparsity_config", "sparse weights are not modelled")
+        raise q.refuse("sparsity_config", "sparse weights are not supported")
     return Scheme("compressed-tensors", None, _modules(q, "ignore"), _groups(q), kv_dtype=_kv_dtype(q))
 
 
@@ -173,7 +173,7 @@ _CLASS = re.compile(r"(?!Linear$)[A-Z]\w*$")
 def _groups(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
     groups = q.table("config_groups")
     if groups is None:
-        raise q.refuse("config_groups", "it is missing")
+        raise q.refuse("config_groups", "this key is missing")
     chosen = []
     for name in _names(q, "config_groups"):
         group = groups.table(name)
@@ -181,7 +181,7 @@ def _groups(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
             targets = _modules(group, "targets") if group.raw("targets") else Modules(all=True)
             coding = _weights(q, group)
             if coding is not None and (unknown := [each for each in group.raw("targets") or () if _CLASS.match(each)]):
-                raise q.refuse("config_groups", f"which modules are of class {shown(unknown[0])} is not known")
+                raise q.refuse("config_groups", f"it is not known which modules have the class {shown(unknown[0])}")
             chosen.append((targets, coding))
     # Those that name modules come before the one that means all.
     return tuple(sorted(chosen, key=lambda pair: pair[0].all))
@@ -220,7 +220,7 @@ def _listed(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
     by_algorithm: dict[str, list[str]] = {}
     table = q.table("quantized_layers")
     if table is None:
-        raise q.refuse("quantized_layers", "it is missing")
+        raise q.refuse("quantized_layers", "this key is missing")
     for name in _names(q, "quantized_layers"):
         entry = table.table(name)
         algorithm = ((entry.word("quant_algo") if entry else None) or "").upper()
@@ -237,12 +237,12 @@ QUARK: Mapping[str, Coding] = MappingProxyType(
 
 def _quark(q: Keys) -> Scheme:
     if q.raw("layer_quant_config") or q.raw("layer_type_quant_config"):
-        raise q.refuse("layer_quant_config", "modules with codings of their own are not modelled")
+        raise q.refuse("layer_quant_config", "different number formats per module are not supported")
     everywhere = q.table("global_quant_config")
     weight = everywhere.table("weight") if everywhere else None
     dtype = weight.word("dtype") if weight else None
     if dtype is None or dtype not in QUARK:
-        raise q.refuse("global_quant_config", f"weights of dtype {shown(dtype)} are not known")
+        raise q.refuse("global_quant_config", f"unknown dtype of weights: {shown(dtype)}")
     return Scheme("quark", QUARK[dtype], _modules(q, "exclude"))
 
 

@@ -49,7 +49,7 @@ def window(k: Keys) -> int:
     if value is None or value is False:
         return 0
     if k.has("sliding_window_size") and k.count("sliding_window_size") != value:
-        raise k.refuse("sliding_window_size", f"it differs from sliding_window, {shown(value)}")
+        raise k.refuse("sliding_window_size", f"the value differs from sliding_window, {shown(value)}")
     return k.count("sliding_window", least=0)
 
 
@@ -68,7 +68,7 @@ def by_name(k: Keys, names: Sequence[str]) -> list[Spanned]:
         k.raw("sliding_window")  # no layer has it
     for name in names:
         if name not in LAYER_TYPES:
-            raise k.refuse("layer_types", f"a kind of layer named {shown(name)} is not known")
+            raise k.refuse("layer_types", f"unknown kind of layer: {shown(name)}")
         spans.append(_sized(k, LAYER_TYPES[name]))
     return spans
 
@@ -80,7 +80,7 @@ def _sized(k: Keys, span: Span) -> Spanned:
         return span, k.count("attention_chunk_size")
     tokens = window(k)
     if not tokens:
-        raise k.refuse("sliding_window", "layers slide, and the window is not given")
+        raise k.refuse("sliding_window", "some layers have a sliding window, but this key is missing")
     return span, tokens
 
 
@@ -135,7 +135,7 @@ def _lettered(k: Keys, key: str, layers: int) -> list[Spanned]:
     """Attention spans from EXAONE's ``LLLG``: L slides, G is full."""
     letters = k.word(key) or ""
     if not letters or set(letters) - {"L", "G"}:
-        raise k.refuse(key, f"a pattern of L and G is expected, not {shown(letters)}")
+        raise k.refuse(key, f"must be a pattern of L and G; found {shown(letters)}")
     return from_kinds(k, lambda i: letters[i % len(letters)] == "L", layers)
 
 
@@ -156,7 +156,7 @@ def llama4(k: Keys, layers: int) -> list[Spanned]:
     step = k.count("no_rope_layer_interval", default=4)
     marks = k.numbers("no_rope_layers") or [int((i + 1) % step != 0) for i in range(layers)]
     if len(marks) != layers:
-        raise k.refuse("no_rope_layers", f"it has {len(marks)} items for {layers} layers")
+        raise k.refuse("no_rope_layers", f"the list has {len(marks)} items for {layers} layers")
     return [("chunked", chunk) if mark and chunk else FULL for mark in marks]
 
 

@@ -1,4 +1,4 @@
-"""Towers of a multimodal model: vision transformers are counted, other towers are reported as not counted."""
+"""Encoders of a multimodal model: vision transformers are counted, other encoders are reported as not counted."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,35 +18,35 @@ GATED = frozenset(
 
 
 _OTHER = re.compile(r"(^|_)(vision|visual|vit|image|img|audio|speech|tower|resampler|perceiver)(_|$)")
-"""Names of tables that describe a tower in files of other spellings."""
+"""Other names of tables that describe an encoder."""
 _NAMED = re.compile(r"(vision|image|audio|speech)_tower$|(vision|audio)_model_id$")
-"""Names of keys that only name a tower, whose sizes are elsewhere."""
+"""Names of keys that only name an encoder; its sizes are elsewhere."""
 
 
 def perceives(config: Mapping[str, Any]) -> bool:
-    """Whether a config describes a tower beside its text model, in any spelling."""
+    """Whether *config* describes a vision or audio encoder besides the text model, under any of the known key names."""
     return any(key in config for key in TOWERS) or bool(_others(config))
 
 
 def _others(config: Mapping[str, Any]) -> list[str]:
-    """Keys of towers that no reader here knows."""
+    """Keys that describe encoders and that no reader of this module knows."""
     return [key for key, value in config.items() if key not in TOWERS and value and _describes(key, value)]
 
 
 def _describes(key: str, value: object) -> bool:
-    """Whether the *value* of a key is a table of a tower, or a tower's name."""
+    """Whether the *value* of a key is a table that describes an encoder, or the name of an encoder."""
     return (
         bool(_OTHER.search(key)) if isinstance(value, Mapping) else isinstance(value, str) and bool(_NAMED.search(key))
     )
 
 
 def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
-    """Parameters of the vision towers, within some percent, and a remark; None if a tower is not counted."""
+    """Return the parameters of the encoders, within a few percent, and notes. None: an encoder is not counted."""
     total: int | None = 0
     notes: list[str] = []
     if flat := _FLAT.get(str(config.get("model_type"))):
         found = flat(Keys(config), text_hidden)
-        return found, ("the towers are not counted",) if found is None else ()
+        return found, ("the vision and audio encoders are not counted",) if found is None else ()
     for key in _others(config):
         notes.append(f"{key} is not counted")
         total = None
@@ -61,13 +61,13 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         elif total is not None:
             total += found
     if not any(config.get(key) for key in TOWERS) and not notes:
-        notes.append("there is no vision_config: its tower is not counted")
+        notes.append("there is no vision_config, so the vision encoder is not counted")
         total = None
     return total, tuple(notes)
 
 
 def _whole(table: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> Keys:
-    """A tower's *table* with what its class assumes where the file says nothing. Some wholes choose the class themselves."""
+    """An encoder's *table*, completed with the defaults of its class. Some multimodal models choose the class themselves."""
     kind = _TOWER_OF.get(str(config.get("model_type")), table.get("model_type")) if "vision" in key else None
     if kind not in class_defaults():
         return Keys(table, prefix=f"{key}.")
@@ -75,7 +75,7 @@ def _whole(table: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> Key
 
 
 _TOWER_OF: Mapping[str, str] = {"gemma4": "gemma4_vision"}
-"""The type of the tower, by that of a whole which looks at no other."""
+"""The type of the encoder, by the type of a multimodal model that supports only this encoder."""
 
 
 def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> int | None:
@@ -90,7 +90,7 @@ def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> 
 
 def _phi4mm(k: Keys, text_hidden: int) -> int | None:
     """
-    Parameters of the towers of Phi-4 multimodal: SigLIP, whose sizes the class knows, and a Conformer of 80 mel bins; three
+    Parameters of the encoders of Phi-4 multimodal: SigLIP, whose sizes the class knows, and a Conformer of 80 mel bins; three
     projections of two matrices.
     """
     table = k.table("audio_processor")
@@ -107,7 +107,7 @@ def _phi4mm(k: Keys, text_hidden: int) -> int | None:
 
 
 def _phi3_v(k: Keys, text_hidden: int) -> int | None:
-    """Parameters of the tower of Phi-3 Vision: CLIP's ViT-L/14 for 336 pixels, four patches joined, two projections."""
+    """Parameters of the encoder of Phi-3 Vision: CLIP's ViT-L/14 for 336 pixels, four patches joined, two projections."""
     processor = k.table("img_processor")
     if processor is None or processor.raw("name") != "clip_vision_model" or processor.raw("image_dim_out") != 1024:
         return None
@@ -116,7 +116,7 @@ def _phi3_v(k: Keys, text_hidden: int) -> int | None:
 
 
 _FLAT: Mapping[str, Callable[[Keys, int], int | None]] = {"phi4mm": _phi4mm, "phi3_v": _phi3_v}
-"""Parameters of the towers of types whose files say no sizes of them, because the class knows them."""
+"""Parameters of the encoders of model types whose class fixes the sizes, so the file does not state them."""
 
 
 def _qwen2_audio(k: Keys, text_hidden: int) -> int:
@@ -164,16 +164,16 @@ _AUDIO_ENCODERS: Mapping[str, Callable[[Keys, int], int]] = {
     "qwen2_audio_encoder": _qwen2_audio,
     "qwen3_omni_moe_audio_encoder": _qwen3_omni,
 }
-"""Parameters of an audio tower, by its type."""
+"""Parameters of an audio encoder, by its type."""
 
 
 def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | None:
     """
-    Parameters of a vision tower: attention and feed-forward blocks, patch embedding, projection to the text
+    Parameters of a vision encoder: attention and feed-forward blocks, patch embedding, projection to the text
     model.
     """
     outer = config.get("model_type")
-    # Qwen 2 VL's hidden_size is the width behind the tower.
+    # Qwen 2 VL's hidden_size is the width behind the encoder.
     hidden = k.maybe("embed_dim", "hidden_size", "width", "vt_hidden_size", least=1)
     depth = k.maybe("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers", least=1)
     width = k.maybe("intermediate_size", "vt_intermediate_size", least=1)
@@ -199,7 +199,7 @@ def _attention(k: Keys, hidden: int) -> int:
 
 
 def _embedding(k: Keys, hidden: int) -> int:
-    """Parameters of a vision tower's embedding: the projection of a patch, and a table of positions."""
+    """Parameters of a vision encoder's embedding: the projection of a patch, and a table of positions."""
     patch, image = _side(k, "patch_size") or 14, _side(k, "image_size") or 0
     channels, frames = k.maybe("in_channels", "in_chans", "num_channels") or 3, k.maybe("temporal_patch_size") or 1
     rotary = k.raw("model_type") == "pixtral" or k.raw("position_embedding_type") == "rope"
@@ -238,7 +238,7 @@ _JOINS_OF_WHOLE: Mapping[str, Callable[[Keys, int, int], int]] = {
     "chatglm": _glm4v_old_join,
     "minimax_m3_vl": _minimax_join,
 }
-"""Parameters of the projections whose sizes are in the whole config, by its type, from the widths of tower and text."""
+"""Parameters of the projections whose sizes are in the whole config, by its type, from the widths of encoder and text."""
 
 
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
@@ -288,12 +288,12 @@ _JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
     **dict.fromkeys(("ernie4_5_vl_moe", "ernie4_5_moe_vl"), _ernie_join),
     "qwen2_vl": _qwen2_join,
 }
-"""Parameters of the projection behind a tower, by the type of the whole, from the width of merged patches and of the text."""
+"""Parameters of the projection behind an encoder, by the type of the whole, from the width of merged patches and of the text."""
 
 
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     """
-    Parameters of a vision tower's projection to the text model; Qwen merges patches, once more for each deep
+    Parameters of a vision encoder's projection to the text model; Qwen merges patches, once more for each deep
     layer.
     """
     side = k.maybe("spatial_merge_size") or 2

@@ -1,4 +1,4 @@
-"""Is the answer to a prompt the same to the last bit, alone and in company, in other chunks and after hits of the cache?"""
+"""Is the answer to a prompt bit-identical alone, beside other requests, in other chunks and after hits of the cache?"""
 
 import pytest
 

@@ -55,13 +55,13 @@ def test_a_link_in_place_of_a_lock_is_refused_and_not_followed(shared, victim):
 @pytest.mark.parametrize("name", ["devices.gate", "x.turn"])
 def test_a_pipe_in_place_of_a_lock_is_refused_at_once(shared, name):
     os.mkfifo(locks.folder() / name)
-    with pytest.raises(LaunchError, match="not a regular file"):
+    with pytest.raises(LaunchError, match="must be a regular file"):
         locks.opened(name)
 
 
 def test_a_folder_that_is_a_link_is_refused(shared, victim, tmp_path_factory):
     (shared / f"pytest-longctx-{os.getuid()}").symlink_to(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(LaunchError, match="not a folder of this user alone"):
+    with pytest.raises(LaunchError, match="must be a folder that only this user can use"):
         locks.folder()
 
 

@@ -162,4 +162,4 @@ def test_an_input_that_may_have_no_end_is_refused(tmp_path, source, capsys):
     else:
         path.symlink_to(source)
     assert cli.main(["report", str(path)]) == 2
-    assert "a regular file is needed" in capsys.readouterr().err
+    assert "must be a regular file" in capsys.readouterr().err

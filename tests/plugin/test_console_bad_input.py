@@ -5,10 +5,10 @@ import pytest
 from pytest_longctx import cli
 
 WRONG = {
-    "check": (["check", "--data", "nope"], "--data: there is no folder nope"),
-    "plan": (["plan", "--hardware=8xH200", "--data", "nope"], "--data: there is no folder nope"),
-    "findings": (["findings", "pages", "--data", "nope"], "--data: there is no folder nope"),
-    "render": (["render", "scout-vllm-2m", "--data", "nope"], "--data: there is no folder nope"),
+    "check": (["check", "--data", "nope"], "--data: folder not found: nope"),
+    "plan": (["plan", "--hardware=8xH200", "--data", "nope"], "--data: folder not found: nope"),
+    "findings": (["findings", "pages", "--data", "nope"], "--data: folder not found: nope"),
+    "render": (["render", "scout-vllm-2m", "--data", "nope"], "--data: folder not found: nope"),
     "a folder without data": (
         ["check", "--data", "empty"],
         "--data: empty has none of findings/, deployments/, tasks/",

@@ -99,7 +99,9 @@ def test_the_reading_of_an_earlier_run_is_the_reference(judged, project):
     data = project("coarse-cache", at_most=1e9)
     alone = judged("--backend=miniature", data, "--longctx-deployment=other")
     (none,) = alone.results.verdicts
-    assert none["why"].startswith("against: there is no reading of reference: judge this finding on it first")
+    assert none["why"].startswith(
+        "against: there is no reading of reference: judge this finding on that deployment first"
+    )
     judged("--backend=miniature", data, "--longctx-deployment=reference")
     later = judged("--backend=miniature", data, "--longctx-deployment=other")
     (only,) = later.results.verdicts
@@ -120,7 +122,7 @@ def test_a_file_that_has_no_readings_is_named(judged, project, pytester):
     (kept,) = (pytester.path / "results" / "drift").glob("other.*.npz")
     np.savez(kept.with_name(kept.name.replace("other", "reference")), about=np.zeros(3, dtype=np.uint8))
     done = judged("--backend=miniature", data, "--longctx-deployment=other")
-    assert "this is not a file of readings of a 'drift' finding" in done.outcome.stdout.str()
+    assert "must be a file of readings of a 'drift' finding" in done.outcome.stdout.str()
     assert done.outcome.ret == 1
 
 

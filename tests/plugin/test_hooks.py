@@ -82,7 +82,7 @@ def test_a_prediction_that_a_boot_does_not_bear_out_is_named_in_the_verdict(run,
     assert verdict["verdict"] == "holds"
     assert verdict["why"] == (
         "predicted that it runs out of memory (tables 64.00 GiB), but it started as documented: "
-        "the prediction is wrong, or this machine differs from the one it assumes"
+        "the prediction is wrong, or this machine differs from the assumed machine"
     )
 
 

@@ -116,7 +116,7 @@ def test_pytest_prints_the_plan_of_what_was_selected(run):
     assert done.outcome.ret == 0
     done.outcome.stdout.fnmatch_lines(
         [
-            "scout-sglang-10m * findings  runs out of memory: req_to_token 76.33 GiB; --max-running-requests 8 cures it",
+            "scout-sglang-10m * findings  runs out of memory: req_to_token 76.33 GiB; --max-running-requests 8 fixes it",
             "*weights 30.09 GiB, req_to_token 76.33 GiB, KV pool * GiB, CUDA graph tables 0.00 GiB",
             "* deployments on 8xH200, about * GPU-hours; nothing was booted",
         ]

@@ -200,7 +200,12 @@ def test_a_folder_with_nothing_in_it_is_begun(own):
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [(None, "there is no file"), ("{}", "not a results file"), ("", "not a results file"), ("x", "results.jsonl: ")],
+    [
+        (None, "there is no file"),
+        ("{}", "must be a results file"),
+        ("", "must be a results file"),
+        ("x", "results.jsonl: "),
+    ],
 )
 def test_what_is_no_results_file_is_refused(own, pytester, text, complaint):
     if text is not None:

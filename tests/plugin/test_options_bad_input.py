@@ -17,7 +17,7 @@ UNUSABLE = {
         ["--backend=vllm", "--longctx-deployment=miniature"],
         "miniature is for --backend=miniature, not vllm",
     ),
-    "missing deployment file": (["--backend=miniature", "--longctx-deployment=none.toml"], "there is no such file"),
+    "missing deployment file": (["--backend=miniature", "--longctx-deployment=none.toml"], "file not found"),
     "server of somebody else": (
         ["--backend=openai"],
         "give the URL of a running one: --longctx-launcher=url:http://HOST:PORT",
@@ -28,7 +28,7 @@ UNUSABLE = {
         "--longctx-load: unknown tool 'vllm'. Known: aiperf, guidellm, vllm-bench",
     ),
     "seed": (["--backend=miniature", "--longctx-seed=abc"], "'abc' is not a whole number"),
-    "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "there is no folder"),
+    "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "folder not found"),
     "data that has nothing": (
         ["--backend=miniature", "--longctx-data=."],
         "has none of findings/, deployments/, tasks/",
@@ -36,7 +36,7 @@ UNUSABLE = {
     "url that is none": (["--backend=openai", "--longctx-launcher=url:http://[::1"], "write url:http://HOST:PORT"),
     "no interpreter": (
         ["--backend=miniature", "--longctx-python=/nonexist"],
-        "/nonexist is not an executable file",
+        "/nonexist must be an executable file",
     ),
     "results that cannot be written": (["--backend=miniature", "--longctx-results=tox.ini"], "cannot be written"),
     "many workers": (

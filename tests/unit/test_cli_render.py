@@ -67,7 +67,7 @@ def test_nothing_is_made_for_a_model_that_would_be(capsys, monkeypatch, tmp_path
     ("words", "message"),
     [
         (["scout-vlm-2m"], "did you mean"),
-        (["/no/such.toml"], "there is no such file"),
+        (["/no/such.toml"], "file not found"),
         (["miniature"], "names no container image"),
     ],
 )
@@ -137,7 +137,7 @@ def test_an_example_is_rendered_with_the_plugin_that_makes_its_backend(capsys, m
 
 @pytest.mark.parametrize(
     ("module", "message"),
-    [("no_such_module", "add the folder of the module to PYTHONPATH"), ("json", "it has no function")],
+    [("no_such_module", "add the folder of the module to PYTHONPATH"), ("json", "the module has no function")],
 )
 def test_a_plugin_that_makes_no_backend_is_said_to(capsys, module, message):
     assert cli.main(["render", "scout-vllm-2m", "-p", module]) == 2

@@ -40,9 +40,9 @@ def test_a_backend_that_does_not_ship_is_given():
 @pytest.mark.parametrize(
     ("hardware", "complaint"),
     [
-        ("1xH200", r"needs 4 devices \(4xH200\), and 1xH200 has 1"),
-        ("cpu", r"needs 4 devices \(4xH200\), and cpu has 1"),
-        ("4xH2O0", "'4xH2O0' is not hardware; write 8xH200, cpu, or"),
+        ("1xH200", r"needs 4 devices \(4xH200\), but 1xH200 has 1"),
+        ("cpu", r"needs 4 devices \(4xH200\), but cpu has 1"),
+        ("4xH2O0", "'4xH2O0' must be hardware, for example 8xH200, cpu, or"),
     ],
 )
 def test_hardware_that_cannot_be_is_refused(hardware, complaint):
@@ -52,6 +52,8 @@ def test_hardware_that_cannot_be_is_refused(hardware, complaint):
 
 def test_a_deployment_that_names_no_hardware_needs_some():
     anywhere = Deployment(name="anywhere", title="", backend="vllm", model=SCOUT.model, max_model_len=1000)
-    with pytest.raises(UsageError, match="predict anywhere: it names no hardware; say which, such as '8xH200'"):
+    with pytest.raises(
+        UsageError, match="predict anywhere: the deployment names no hardware; give one, for example '8xH200'"
+    ):
         predict_deployment(anywhere)
     assert predict_deployment(anywhere, "8xH200") is not None

@@ -41,11 +41,11 @@ def planned(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "this shape is not understood: config.json: it is no JSON file (JSONDecodeError"),
-        ("[" * 100_000, "this shape is not understood: config.json: it is no JSON file (RecursionError"),
-        ("[]", "this shape is not understood: config.json: a table is expected"),
+        ("{", "this shape is not understood: config.json: not valid JSON (JSONDecodeError"),
+        ("[" * 100_000, "this shape is not understood: config.json: not valid JSON (RecursionError"),
+        ("[]", "this shape is not understood: config.json: must be a table"),
         ("{}", "this shape is not understood: model_type"),
-        ('{"model_type": "never-seen"}', "this shape is not understood: model_type: this model type is not known"),
+        ('{"model_type": "never-seen"}', "this shape is not understood: model_type: unknown model type"),
     ],
 )
 def test_a_file_that_is_not_understood_is_one_row(planned, text, said):
@@ -58,7 +58,7 @@ def test_a_file_that_is_not_understood_is_one_row(planned, text, said):
 def test_a_file_of_bytes_is_one_row(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
     found = models.read_shape(Model(name="m", path=str(tmp_path)))
-    assert str(found).startswith("this shape is not understood: config.json: it is no JSON file (UnicodeDecodeError")
+    assert str(found).startswith("this shape is not understood: config.json: not valid JSON (UnicodeDecodeError")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -234,7 +234,7 @@ def test_a_pool_for_windows_has_its_share_of_tokens_in_sglang(planned):
     pool = next(term.size_bytes for term in found.terms if term.name == "KV pool")
     assert found.longest_tokens == min(131_072, int(pool / (18 * 1.8 * 4 * 2 * 64 * 2))) - 7
     other = planned(config | {"architectures": ["InklingForConditionalGeneration"]}, Sglang())
-    assert "a pool of its own kind for its windows" in other.verdict
+    assert "a special pool for its windows" in other.verdict
 
 
 def test_windows_of_a_class_that_config_json_does_not_name_are_not_modelled_in_sglang(planned):
@@ -313,7 +313,7 @@ def test_an_outcome_is_in_doubt_near_the_limit_of_a_smaller_device(planned):
     [
         ("HY-4", Sglang(), "the pools of hy_v4"),
         ("GLM-5.3-Flash", Vllm(), "a state of kind compressor"),
-        ("Qwen3.8-Flash-Next", Vllm(), "towers that are not counted"),
+        ("Qwen3.8-Flash-Next", Vllm(), "encoders that are not counted"),
         ("Mistral-Small-4", Vllm(), "kv_lora_rank of mistral4"),
     ],
 )

@@ -38,13 +38,13 @@ def test_case_spaces_and_fractions_are_read(written, meant):
     ["", " ", "many", "-1", "+1", "1.", ".5k", "1e6", "0x10", "1Gi", "2MiB", "2 000", "_1", "k", "inf", "nan"],
 )
 def test_what_is_no_count_is_refused_with_an_example_of_one(written):
-    with pytest.raises(ValueError, match=r"not a token count; write .*128Ki"):
+    with pytest.raises(ValueError, match=r"must be a token count, for example .*128Ki"):
         tokens(written)
 
 
 @pytest.mark.parametrize("written", ["1.5", "1.0001k", "0.0001Ki"])
 def test_a_part_of_a_token_is_refused(written):
-    with pytest.raises(ValueError, match="not a whole number of tokens"):
+    with pytest.raises(ValueError, match="must be a whole number of tokens"):
         tokens(written)
 
 

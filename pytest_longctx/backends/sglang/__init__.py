@@ -199,13 +199,13 @@ class Sglang(Backend):
         if found := _not_pooled(deployment, shape, whole):
             return f"the memory of {self.name} for {whole.model_type} is not modelled: {found}"
         if whole.vision_parameters and shape.architecture != _LLAMA_4 and "mem-fraction-static" not in deployment.flags:
-            return f"the memory of {self.name} for models with a vision tower is not modelled without --mem-fraction-static"
+            return f"the memory of {self.name} for models with a vision encoder is not modelled without --mem-fraction-static"
         return ""
 
     def _on_device(self, deployment: Deployment) -> str:
         """Explain why SGLang's memory on this kind of device is not modelled; empty if it is."""
         there = deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI")
-        return "on AMD devices is not modelled: AITER's workspace is taken off the pool" if there else ""
+        return "on AMD devices is not modelled: AITER's workspace is subtracted from the pool" if there else ""
 
 
 def _irregular(shape: Shape, whole: ModelShape) -> str:
@@ -249,7 +249,7 @@ def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Predi
 
 
 _WHY = {
-    True: "what communication takes of a device differs by that much",
+    True: "the device memory that communication uses varies by that much",
     False: "the default of --mem-fraction-static in this version is not known; give a value",
 }
 
@@ -274,8 +274,8 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
     capped = flags.get("disable-radix-cache") and flags.get("max-running-requests") and windowed and _window_pool(shape)
     dtype = str(flags.get("kv-cache-dtype", "auto"))
     checks = {
-        "a pool of its own kind for its windows": architecture in _OTHER_POOLS,
-        "a pool for its windows, which 0.5.16 has not and 0.5.23 has": pooled,
+        "a special pool for its windows": architecture in _OTHER_POOLS,
+        "a pool for its windows, which 0.5.23 has and 0.5.16 does not have": pooled,
         "a state of another kind than " + " and ".join(_STATES): any(s.kind not in _STATES for s, _ in whole.states),
         "no layer that attends (architectures)": not attentions,
         "layers without a cache of their own (num_kv_shared_layers, block_configs)": _shares(whole),

@@ -39,7 +39,7 @@ class Loaded:
         self.turn = threading.Lock()
 
     def refuses(self, asked: Answer) -> str | None:
-        """Explain why the server refuses the completion request *asked*; None if it can answer."""
+        """Return the reason why the server refuses the completion request *asked*; None if the server can answer it."""
         prompt = asked.get("prompt")
         if not isinstance(prompt, list) or not prompt or not all(isinstance(each, int) for each in prompt):
             return "the prompt must be a list of token ids: this server has no tokenizer"

@@ -115,7 +115,7 @@ class Vllm(Backend):
         if longest and asked_tokens > longest and not shape.positions_scaled and not told:
             return (
                 f"refuses: max_model_len {asked_tokens:,} is above the {longest:,} positions in config.json "
-                "(context-not-derived); --hf-overrides with rope_parameters cures it"
+                "(context-not-derived); --hf-overrides with rope_parameters fixes it"
             )
         return ""
 

@@ -54,7 +54,7 @@ because nothing is sorted since 0.17.
 
 def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int = 1) -> float:
     """
-    Bytes that the trial run of vLLM 0.25 uses on one device beside the weights, without CUDA graphs.
+    Bytes that the profiling run of vLLM 0.25 uses on one device beside the weights, without CUDA graphs.
 
     From logs of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28
     (the same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
@@ -358,7 +358,7 @@ def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
     asked, seen = pool.bytes_for(max_model_len) / GiB, pool.available_bytes / GiB
     return (
         f"one request needs {asked:.2f} GiB, and the KV pool has {seen:.2f} GiB ({least / GiB:.2f} to {most / GiB:.2f}): "
-        "what this engine takes beside weights and cache differs by that much between kernels and versions"
+        "the engine's other memory varies by that much between kernels and versions"
     )
 
 

@@ -1,7 +1,7 @@
 """
-GPU memory of vLLM beside weights and KV cache: trial run, memory outside PyTorch, the estimate of graphs.
+GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, the estimate of graphs.
 
-The trial run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
+The profiling run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
 (``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the larger of the sampler's peak and that of the
 widest feed-forward layer. The buffers of fused experts stay allocated. The terms are counted from the sources. They are
 checked against 59 boots of 0.19.0 on H100s that llm-d-planner published (pull request 205; ``docs/results/planner``),
@@ -34,7 +34,7 @@ They are the logit itself, an FP32 copy, its probability, and the random noise f
 FILTER_ROWS = 132
 """Rows of FP32 logits that the filter keeps: one per multiprocessor (132 on an H100 or H200)."""
 FIXED_BYTES = 0.04 * GiB
-"""Bytes of input ids, positions, block tables and other buffers of the trial run."""
+"""Bytes of input ids, positions, block tables and other buffers of the profiling run."""
 FLASHINFER_SAMPLES = "0.12"
 """
 Before this version, FlashInfer's sampler is used if installed, as in the published images. It does not sort.
@@ -83,7 +83,7 @@ Public logs: 2.73 GiB of 80 layers (L40S, 0.19), 1.94 of 64 (0.26), 1.19 of 40 (
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Inputs of the trial run's memory."""
+    """Inputs to the memory estimate of vLLM's profiling run."""
 
     max_num_seqs: int
     max_batched_tokens: int
@@ -109,11 +109,11 @@ class Trial:
 
     @property
     def sorts(self) -> bool:
-        """Whether the sampler of the trial run sorts its logits."""
+        """Whether the sampler of the profiling run sorts its logits."""
         return self.before(LEAN_SAMPLER) and not (self.flashinfer and self.before(FLASHINFER_SAMPLES))
 
     def before(self, version: str) -> bool:
-        """Whether the engine of the trial run may be older than *version*. No version means the newest."""
+        """Whether the engine of the profiling run may be older than *version*. No version means the newest."""
         return self.version is not None and overlap(self.version, f"<{version}")
 
 
@@ -141,7 +141,7 @@ def other_bytes(shape: Shape, trial: Trial) -> Range:
 
 
 def activation_bytes(shape: Shape, trial: Trial) -> Range:
-    """Peak of PyTorch's memory in the trial run, without the weights."""
+    """Peak of PyTorch's memory in the profiling run, without the weights."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     experts = _expert_buffers(shape.model, trial)
     peaks = [_peak(shape, trial, each, experts) for each in _logit_bytes(trial)]
@@ -160,7 +160,7 @@ SORTED_SHARE = {False: 0.93, True: 0.84}
 
 TOWER_SLACK_BYTES = 1.4 * GiB
 """
-Memory that the trial run of a vision tower may add, for each `TOWER_SLACK_TOKENS` of a batch.
+Memory that the profiling run of a vision encoder may add, for each `TOWER_SLACK_TOKENS` of a batch.
 
 Logged: 0 to 0.2 GiB in six boots, 1.1 of Qwen3-VL-8B, 1.3 of Qwen3-VL-30B, whose pictures have any size. Larger batches
 take more.
@@ -169,7 +169,7 @@ TOWER_SLACK_TOKENS = 8192
 
 
 def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
-    """Peak bytes of vLLM's trial run: the larger of the sampler's peak and the widest layer's."""
+    """Peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
@@ -188,7 +188,7 @@ Most cached tokens whose latents vLLM's MLA expands to keys and values at once (
 
 def _latent_attention(shape: Shape, trial: Trial) -> float:
     """
-    Bytes of the widest layer with latent attention in vLLM's trial run; 0 if there is none.
+    Bytes of the widest layer with latent attention in vLLM's profiling run; 0 if there is none.
 
     It allocates the keys and values of `PREFILL_ROWS` cached tokens, the queries, and three copies of the hidden values
     (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
@@ -210,7 +210,7 @@ def _latent_attention(shape: Shape, trial: Trial) -> float:
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
     """
-    Bytes per logit in the sampler's trial run for each possible model runner.
+    Bytes per logit in the sampler's profiling run for each possible model runner.
 
     The usual runner, which takes fewer bytes, comes first.
     """
@@ -224,7 +224,7 @@ def _logit_bytes(trial: Trial) -> tuple[float, ...]:
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
-    """Values per token in the widest dense feed-forward layer of the trial run: both projections and their product."""
+    """Values per token in the widest dense feed-forward layer of the profiling run: both projections and their product."""
     rows: dict[str, list[int]] = {}
     for tensor in _matrices(model):
         if ".experts." not in tensor.name and tensor.name.endswith((".gate_proj", ".up_proj")):
@@ -234,7 +234,7 @@ def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
 
 def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
     """
-    Bytes of the two buffers of fused experts, which stay allocated after vLLM's trial run.
+    Bytes of the two buffers of fused experts, which stay allocated after vLLM's profiling run.
 
     For every chosen expert of every token, one buffer has the larger of the product and the output, the other the larger
     of both projections together and the output (``fused_moe.py``, ``TritonExperts.workspace_shapes``).

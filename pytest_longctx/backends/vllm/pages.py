@@ -229,7 +229,7 @@ def _unified(kinds: Sequence[Kind]) -> list[Kind]:
         if kind.span != "state" and kind.page_bytes != largest and largest % kind.page_bytes == 0:
             made.append(replace(kind, page_bytes=largest, tokens=kind.tokens * (largest // kind.page_bytes)))
         elif kind.latent and kind.page_bytes != largest:
-            raise UnlaidError("MLA latents together with pages whose size is no multiple of theirs")
+            raise UnlaidError("MLA latents together with pages whose size is not a multiple of the MLA page size")
         else:
             made.append(replace(kind, page_bytes=largest))
     return made

@@ -241,7 +241,7 @@ def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
 
 
 def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel: int) -> Trial:
-    """Return the trial run that determines the size of the pool, by the settings of *deployment*."""
+    """Return the profiling run that determines the size of the pool, by the settings of *deployment*."""
     here = device(deployment)
     widest = 1024 if here is not None and here.family == "blackwell" and all_in(deployment, ">=0.28") else 512
     widest = int(deployment.flags.get("max-cudagraph-capture-size", widest))

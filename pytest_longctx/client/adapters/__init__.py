@@ -76,7 +76,7 @@ class Tool:
         return f"the tool {self.name!r}"
 
     def owner(self, _backend: Backend) -> Installable:
-        """The tool or backend in whose environment it runs."""
+        """The tool or backend in whose environment this tool runs."""
         return self
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:

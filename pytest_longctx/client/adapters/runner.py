@@ -162,4 +162,4 @@ def _check_lengths(found: Load, errand: ToolRun) -> None:
     counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
     asked = errand.ask.prompt_tokens or 0
     if counted and abs(fmean(counted) - asked) > PROMPT_SLACK * asked:
-        raise _Failure(f"its prompts had {fmean(counted):,.1f} tokens on average, but {asked:,} were requested")
+        raise _Failure(f"the tool's prompts had {fmean(counted):,.1f} tokens on average, but {asked:,} were requested")

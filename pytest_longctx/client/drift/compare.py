@@ -44,7 +44,7 @@ class Comparison:
 
 class _Pairs(NamedTuple):
     """
-    Pairs of reads of the same texts, one alone and one in company. The shape of each figure is repeats, texts,
+    Pairs of reads of the same texts, one alone and one beside other requests. The shape of each figure is repeats, texts,
     positions.
     """
 

@@ -1,4 +1,4 @@
-"""The scores of several texts on one server, each read several times alone and in company, and the file format."""
+"""The scores of several texts on one server, each read several times alone and beside other requests, and the file format."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ READS: Final = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readings:
-    """The scores of every text in every read. Even reads were alone, odd ones in company."""
+    """The scores of every text in every read. Even reads ran alone, odd reads ran beside other requests."""
 
     texts: str
     """Digest of the texts in their order. Only readings of the same texts can be compared."""
@@ -75,7 +75,7 @@ def load(path: Path) -> Readings:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             return _loaded(found)
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
-        raise ResultsError(f"{path}: this is not a file of readings of a 'drift' finding: {problem}") from None
+        raise ResultsError(f"{path}: must be a file of readings of a 'drift' finding: {problem}") from None
 
 
 def _loaded(found: Any) -> Readings:
@@ -84,7 +84,7 @@ def _loaded(found: Any) -> Readings:
     ids, logprobs, said, said_ids = (found[name] for name in ("ids", "logprobs", "said", "said_ids"))
     shapes = [each.shape for each in (ids, logprobs, said, said_ids)]
     if about["form"] != _FORM or shapes != [(*said.shape, TOP_TOKENS)] * 2 + [said.shape, said.shape[1:]]:
-        raise ValueError(f"its format is {about['form']}, and its arrays have the shapes {shapes}")
+        raise ValueError(f"the file has the format {about['form']} and arrays of the shapes {shapes}")
     reads = (
         tuple(Scores(*parts) for parts in zip(ids[number], logprobs[number], said_ids, said[number], strict=True))
         for number in range(len(said))

@@ -128,7 +128,7 @@ async def _asked(http: httpx.AsyncClient, server: Server, scoring: Scoring, text
     except UnscoredError as problem:
         return _Failed("malformed", str(problem))
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as problem:
-        return _Failed("malformed", f"the answer is no JSON with log-probabilities: {problem}")
+        return _Failed("malformed", f"the answer is not JSON with log-probabilities: {problem}")
 
 
 def body(server: Server, scoring: Scoring, text: Prompt) -> dict[str, Any]:

@@ -35,14 +35,14 @@ def _company(one: Walk, exchanges: Sequence[Exchange]) -> None:
 
 
 def same_at_once(one: Walk) -> None:
-    """The path of one prompt in company: the same uncached prompt several times at once."""
+    """The path of concurrent copies: the same uncached prompt several times at once."""
     task = one.new()
     found = one.together([task] * _ALIKE, reusable=[one.tokens] * _ALIKE, whole_only=False)
     _company(one, [each.exchange for each in found])
 
 
 def lengths(one: Walk) -> None:
-    """The path of different lengths in company: prompts of different lengths at once."""
+    """The path of different lengths: prompts of different lengths at once."""
     several = [
         one.new(max(one.tokens * part // _LENGTHS, 2 * one.asked.output_tokens)) for part in range(_LENGTHS, 0, -1)
     ]
@@ -91,20 +91,20 @@ async def _staggered(one: Walk, several: Sequence[Task]) -> list[Exchange]:
 
 
 async def _until_tokens(talk: StreamedRequest, asking: asyncio.Task[Exchange], count: int) -> None:
-    """Wait for *count* chunks of an answer in company, or until it ends."""
+    """Wait for *count* chunks of an answer among concurrent ones, or until this answer ends."""
     while not asking.done() and len(talk.arrivals_s) < count:  # noqa: ASYNC110 - a list that the request appends to
         await asyncio.sleep(_POLL_S)
 
 
 def cancelled(one: Walk) -> None:
-    """The path of cancelled company: clients disconnect half-way beside other answers, and new prompts take their place."""
+    """The path of cancelled requests: clients disconnect beside other answers, and new prompts take their place."""
     before, after = [one.new() for _ in range(_STAYING)], [one.new() for _ in range(_STAYING)]
     exchanges, left = event_loop.run(_cancelling(one, before, after))
     _keep(one, [*before, *after], exchanges)
     during = sum(each.arrivals_s[-1] > left[-1] for each in exchanges[:_STAYING] if each.arrivals_s) if left else 0
     one.counts["cancelled_during_answer"] = len(left) if during else 0
     if not during:
-        one.not_taken = "not taken: no client could leave while it and others were answered"
+        one.not_taken = "not taken: no client could disconnect while its request and others were being answered"
 
 
 async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) -> tuple[list[Exchange], list[float]]:
@@ -124,7 +124,7 @@ async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) 
 
 
 def _keep(one: Walk, several: Sequence[Task], exchanges: Sequence[Exchange]) -> None:
-    """Store the *exchanges* of requests in company as readings. Raises `UnservedError` for the first that was not served."""
+    """Store the *exchanges* of concurrent requests as readings. Raises `UnservedError` for the first that was not served."""
     for exchange in exchanges:
         if exchange.ending != "complete":
             raise UnservedError(exchange.ending, exchange)

@@ -37,7 +37,7 @@ _CONNECTED: Final = frozenset(
 
 
 def cold(one: Walk) -> None:
-    """The cold path: new prompts, each read once with a salt of its own. Every other path is compared with it."""
+    """The cold path: new prompts, each read once with a separate salt. Every other path is compared with it."""
     for _ in range(2):
         one.read(one.new())
 
@@ -56,7 +56,7 @@ def _border(one: Walk, size: int | None, what: str) -> None:
     lengths.
     """
     if size is None:
-        raise UnwalkableError(f"the size of the server's {what} is not known, or it has none")
+        raise UnwalkableError(f"the server has no {what}, or their size is not known")
     border = size * max(1, one.tokens // (2 * size))
     base = one.new(max(one.tokens, border + max(3, 2 * one.block)), border)
     one.read(base)
@@ -83,7 +83,7 @@ def decode_border(one: Walk) -> None:
     """The path of decoding at a block border: answers begin before, at and after it, or cross it during decoding."""
     size = one.pieces.block
     if size is None:
-        raise UnwalkableError("the size of its blocks is not known")
+        raise UnwalkableError("the block size of the KV cache is not known")
     border = size * max(1, one.tokens // size)
     for shift in (-1, 0, 1):
         one.read(one.new(border + shift))

@@ -38,11 +38,11 @@ def evicted(one: Walk) -> None:
 def _pool(one: Walk) -> float:
     pool = one.server.figures.get("kv_cache_tokens")
     if pool is None:
-        raise UnwalkableError("the size of its KV cache is not known")
+        raise UnwalkableError("the size of the server's KV cache is not known")
     if pool * _POOLS > _AFFORDABLE_TOKENS:
         raise UnwalkableError(
-            f"its KV cache holds {pool:,.0f} tokens, but at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
-            "give the deployment a smaller one (--num-gpu-blocks-override)"
+            f"the server's KV cache holds {pool:,.0f} tokens, but the test sends at most {_AFFORDABLE_TOKENS:,} to fill it; "
+            "give the deployment a smaller KV cache (--num-gpu-blocks-override)"
         )
     return pool
 

@@ -139,7 +139,7 @@ def noise_nats(colds: Mapping[str, Sequence[Exchange]]) -> float | None:
 
 
 def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]) -> float | None:
-    """Largest difference of a log-probability between a reading and its nearest cold reading; None if it has none."""
+    """Largest difference of a log-probability between a reading and its nearest cold reading; None without log-probabilities."""
     gaps = [
         min(found)
         for each in readings

@@ -110,7 +110,9 @@ class Walk:
             default=length + self.asked.output_tokens,
         )
         if length + self.asked.output_tokens > room:
-            raise UnwalkableError(f"it needs a prompt of {length:,} tokens; at most {room:,} fit, answer included")
+            raise UnwalkableError(
+                f"this path needs a prompt of {length:,} tokens; at most {room:,} fit, including the answer"
+            )
         return tasks.new(
             self.prompt,
             length,
@@ -258,14 +260,14 @@ def _others(several: Sequence[Task], task: Task) -> Iterator[Ids]:
 
 
 def _ends_inside(task: Task, common: int, earlier: Sequence[Ids]) -> bool:
-    """Whether a task shares *common* tokens with *earlier* contexts, and neither it nor one of them ends there."""
+    """Whether a task shares *common* tokens with *earlier* contexts, and neither the task nor such a context ends there."""
     return common < len(task.prompt) and not any(
         len(context) <= common and tasks.common_prefix(task.prompt.ids, context) == len(context) for context in earlier
     )
 
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
-    """Whether the walk's server reports, by its metrics or its flags, that it caches prefixes; None if it does not."""
+    """Whether the walk's server reports, by metrics or flags, that it caches prefixes; None if this is not reported."""
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):
         return told == "true"

@@ -58,7 +58,7 @@ REMEDIES = (
 
 
 class DockerLauncher:
-    """Runs the engine of an image with the Docker SDK (extra ``[docker]``)."""
+    """Runs an engine in a container of its image, through the Docker SDK (extra ``[docker]``)."""
 
     name = "docker"
     boots = True

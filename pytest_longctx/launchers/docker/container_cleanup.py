@@ -93,7 +93,7 @@ def labelled(path: str, label: str) -> list[tuple[str, dict[str, str]]]:
             for each in found
         ]
     except (AttributeError, LookupError, TypeError) as problem:
-        raise ConnectionError(f"the answer is not a list of containers: {type(problem).__name__}: {problem}") from None
+        raise ConnectionError(f"the answer must be a list of containers: {type(problem).__name__}: {problem}") from None
     # An engine that ignores the filter must not cost others their containers.
     name, has_value, value = label.partition("=")
     return [(each, labels) for each, labels in rows if name in labels and (not has_value or labels[name] == value)]

@@ -60,7 +60,7 @@ class Cluster:
             return found
         remedy = _REMEDIES.get(status, "kubectl get events")
         raise LaunchError(
-            f"the cluster at {self.host} has not {wanted} (HTTP {status}): {found.get('message')}\n  try      {remedy}"
+            f"the cluster at {self.host} does not have {wanted} (HTTP {status}): {found.get('message')}\n  try      {remedy}"
         )
 
     def make(self, made: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Cluster:
         _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
         rows = found.get("items") or []
         if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
-            raise ConnectionError("the answer is not a list of events")
+            raise ConnectionError("the answer must be a list of events")
         return rows
 
     def follow(self, pod: str) -> Iterator[bytes]:

@@ -83,9 +83,7 @@ def port_of(one: Deployment) -> int:
     """
     port = one.flags.get("port", PORT)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        raise LaunchError(
-            f"[flags] port of {one.name}: {str(port)[:100]!r} is not a port; write an integer from 1 to 65535"
-        )
+        raise LaunchError(f"[flags] port of {one.name}: {str(port)[:100]!r} must be a port, an integer from 1 to 65535")
     return port
 
 

@@ -161,7 +161,7 @@ def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, 
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
     rows = found.get("items") or [] if status == 200 else []
     if not isinstance(rows, list) or not all(map(_is_named, rows)):
-        raise ConnectionError(f"the answer is not a list of objects of kind {kind}")
+        raise ConnectionError(f"the answer must be a list of objects of kind {kind}")
     # An API, or a proxy before it, that ignores the selector must not cost others their objects.
     name, has_value, value = label.partition("=")
     kept = [(each, each["metadata"].get("labels") or {}) for each in rows]

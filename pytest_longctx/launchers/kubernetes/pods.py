@@ -162,7 +162,7 @@ def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterato
     if status.get("phase") == "Failed" and status.get("reason") and (not ended or status["reason"] != "Error"):
         yield status["reason"], status.get("message", "")
     if "deletionTimestamp" in pod["metadata"]:
-        yield "Deleted", f"the Pod {name} is being deleted, and not by this run"
+        yield "Deleted", f"the Pod {name} is being deleted by another client"
     for event in about:
         if event.get("reason") == "Killing" and "probe" in event.get("message", ""):
             yield "Unhealthy", event["message"]
@@ -271,7 +271,7 @@ class Pods(Candidate):
                 continue
             heard_s = time.monotonic()
             if before.leader is not None and self.seen.leader is None:
-                self.lost = "it was deleted, and not by this run"
+                self.lost = "another client deleted the Pod"
                 return
 
     def _copy(self) -> None:

@@ -78,7 +78,7 @@ def build(
     message = {"role": "user", "content": written.text}
     if render([message]) != before + written.text + after:
         raise PromptError(
-            "the chat template does not render every message alike, so a prompt of an exact length is not possible"
+            "the chat template does not render every message in the same way, so a prompt of an exact length cannot be made"
         )
     return Posed(task, prompt_text.Chat((message,), tokens, *origin), written.expected, written.depths, written.text)
 

@@ -45,7 +45,7 @@ def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
         if needed <= _MOST_FILLED * (room.tokens - room.count(asked.question)) - 100:  # the instruction takes under 100
             return asked
         least = min(least, needed)
-    raise exact.too_small(room.tokens, "the documents of no question that was drawn fit in it")
+    raise exact.too_small(room.tokens, "the documents of none of the drawn questions fit into the prompt")
 
 
 def _draft(heading: str, questions: Questions, asked: Asked, chars: int, rng: np.random.Generator) -> Draft:

@@ -95,7 +95,7 @@ def cut(room: Room, head: str, make: Callable[[int], Draft], tail: str) -> str:
     """
     spare = room.tokens - room.count(head + tail)
     if spare < 1:
-        raise too_small(room.tokens, f"its instruction and question alone take {room.tokens - spare:,}")
+        raise too_small(room.tokens, f"the instruction and the question alone take {room.tokens - spare:,}")
     sample = make(_SAMPLE_CHARS).text[:_SAMPLE_CHARS]
     chars = round(spare * len(sample) / room.vocabulary.count(sample))
     for _ in range(_TRIES):
@@ -112,7 +112,7 @@ def cut(room: Room, head: str, make: Callable[[int], Draft], tail: str) -> str:
         if filled.startswith(draft.text[: draft.least]):
             return head + filled + tail
         chars = round(_SHORTER * min(chars, len(filled)))
-    raise too_small(room.tokens, f"what it hides needs more than the {spare:,} tokens that are left for it")
+    raise too_small(room.tokens, f"the hidden facts need more than the {spare:,} tokens that are left for it")
 
 
 def enough(chars: int) -> int:

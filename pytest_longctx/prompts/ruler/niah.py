@@ -135,7 +135,7 @@ def _among_facts(
     spare = room.tokens - room.count(f"{head}{fact}{tail}")
     if spare < 0:
         raise exact.too_small(
-            room.tokens, f"its instruction, its fact and its question alone take {room.tokens - spare:,}"
+            room.tokens, f"the instruction, the fact and the question alone take {room.tokens - spare:,}"
         )
     few = [f"\n{other()}" for _ in range(_CLOSING)]
     each = float(exact.sizes(room.vocabulary, few).mean())

@@ -81,7 +81,7 @@ def _listed(
     head, after = frame
     text = exact.closed(room, head, Units(units, rest, lambda place, word: f" {place + 1}. {word}"), after, rng)
     if text is None:
-        raise exact.too_small(room.tokens, "no list of words has exactly this length")
+        raise exact.too_small(room.tokens, "no list of words has exactly the requested length")
     return Written(text, tuple(used[:COMMON_WORDS]))
 
 
@@ -137,13 +137,15 @@ def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Wri
     spare = room.tokens - room.count(before + after)
     counts = _counts(exact.sizes(room.vocabulary, [f" {word}" for word in vocabulary]), spare)
     if counts[FREQUENT_WORDS] <= counts[FREQUENT_WORDS + 1] + 1:
-        raise exact.too_small(room.tokens, "the third and the fourth word would be equally frequent in it")
+        raise exact.too_small(
+            room.tokens, "the third and the fourth most frequent word would be equally frequent in this text"
+        )
     mixed = [word for word, count in zip(vocabulary, counts, strict=True) for _ in range(count)]
     units = [f" {mixed[place]}" for place in rng.permutation(len(mixed))]
     given = Units(units, [_DOTS, *unused], lambda _, word: f" {word}")
     text = exact.closed(room, before, given, after, rng)
     if text is None:
-        raise exact.too_small(room.tokens, "no text of coded words has exactly this length")
+        raise exact.too_small(room.tokens, "no text of coded words has exactly the requested length")
     return Written(text, tuple(vocabulary[1 : 1 + FREQUENT_WORDS]))
 
 

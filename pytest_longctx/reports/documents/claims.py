@@ -57,7 +57,7 @@ class Row(toml.Table):
     @model_validator(mode="after")
     def _followed_up(self) -> Self:
         if not self.finding and not self.reason:
-            raise ValueError(f"line {self.at}: a claim needs a finding, or the reason why it has none")
+            raise ValueError(f"line {self.at}: a claim needs a finding, or a reason why there is no finding")
         return self
 
     @property

@@ -55,7 +55,11 @@ _OTHER_MEDIA: Final = {
 
 def unfit(workload: Workload) -> str:
     """Why a *workload* has no report; empty if it has one."""
-    return "GuideLLM's form states every request of a load, and results keep percentiles" if workload.load else ""
+    return (
+        "the format of GuideLLM needs every request of a load, but the results contain only percentiles"
+        if workload.load
+        else ""
+    )
 
 
 def report(results: Results, workload: Workload) -> dict[str, Any]:

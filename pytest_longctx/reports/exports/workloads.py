@@ -105,7 +105,7 @@ def _workload(verdicts: Sequence[dict[str, Any]], sent: Sequence[dict[str, Any]]
     if len(verdicts) > 1:
         return "it judges several findings"
     if not sent:
-        return "its requests are not recorded"
+        return "the results do not record the requests"
     loads = [row for row in sent if row.get("requests")]
     if loads:
         return _load(verdicts[0], loads[0]) if len(sent) == 1 else "it sends more than one load"
@@ -115,9 +115,9 @@ def _workload(verdicts: Sequence[dict[str, Any]], sent: Sequence[dict[str, Any]]
 def _load(verdict: dict[str, Any], row: dict[str, Any]) -> Workload | str:
     measured, requests = verdict["measured"], row["requests"]
     if measured.get("requests") != requests or "ttft_mean_s" not in measured:
-        return "its load has no figures, as if a request of it was not served"
+        return "the load has no measured values; a request of the load may not have been served"
     if row.get("sent_tokens") is None:
-        return "the lengths of its prompts are not recorded"
+        return "the results do not record the prompt lengths"
     figures = {
         name: spread
         for name, stem in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("gap_s", "itl"))
@@ -146,18 +146,18 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
     runs = int(measured.get("runs", 1))
     judged = sent[-runs:]
     if "runs" not in measured and len(sent) > 1:
-        return "it sends several requests, and its figures are not of all of them"
+        return "the test sends several requests, and the results do not cover all of them"
     if any(row.get("ending") not in {None, "complete"} for row in judged):
         return "not every request was answered"
     if len(judged) < runs or any(row.get("ending") is None or row.get("ttft_s") is None for row in judged):
-        return "its requests are not recorded one by one"
+        return "the results do not record each request separately"
     lengths = {row.get("sent_tokens") for row in judged}
     length = next(iter(lengths))
     if len(lengths) > 1 or length is None:
-        return "its requests have several lengths"
+        return "the requests have different lengths"
     ttft_s = Spread.of([row["ttft_s"] for row in judged])
     if not math.isclose(ttft_s.percentiles[50], measured.get("ttft_s", -1), rel_tol=_ROUNDING):
-        return "its figures are not those of its last requests"
+        return "the measured values do not belong to the last requests"
     figures = {"ttft_s": ttft_s, **dict(_medians(measured, alone=runs == 1))}
     lasted_s = judged[0]["started_s"], judged[-1]["ended_s"]
     return Workload(verdict, runs, lasted_s, Spread.of([length] * runs), figures, judged=tuple(judged))

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 class Tally(NamedTuple):
-    """Findings of a run by their worst verdict; published claims, which need no server, are counted apart."""
+    """Findings of a run by their worst verdict; published claims, which need no server, are counted separately."""
 
     words: Mapping[str, int]
     claims: int

@@ -20,7 +20,7 @@ _DENSE = frozenset(
     }
 )
 _SIGHTLESS = {"ChatGLMModel": "GLM4VForCausalLM", "ChatGLMForConditionalGeneration": "GLM4VForCausalLM"}
-"""Classes of the text part alone, and the class that loads a tower with it; engines refuse them for a file with both."""
+"""Classes of the text part alone, and the class that also loads the encoder; engines refuse them for a file with both."""
 _DIVIDES = frozenset(
     (
         *("qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "mimo", "internlm2", "orion", "minicpm"),
@@ -52,11 +52,13 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
     """
     for name in names(k)[:1]:
         if name in _SIGHTLESS and k.raw("vision_config"):
-            raise k.refuse("architectures", f"{name} has no tower, and the file describes one: {_SIGHTLESS[name]} has")
+            raise k.refuse(
+                "architectures", f"{name} has no encoder, but the file describes one; use {_SIGHTLESS[name]}"
+            )
         if _DRAFTS.search(name):
             raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
         if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
-            raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
+            raise k.refuse("architectures", f"{name} is not a class of the model type {shown(family)}")
 
 
 def check_width(k: Keys, family: str) -> None:
@@ -66,17 +68,19 @@ def check_width(k: Keys, family: str) -> None:
     width, heads = k.maybe("head_dim", "kv_channels", least=1), k.maybe("num_attention_heads", least=1)
     hidden = k.maybe("hidden_size", least=1)
     if width and heads and hidden and width != hidden // heads:
-        said = f"heads of {width} are not {hidden} by {heads}, as which vLLM takes them"
+        said = f"the heads have the size {width}, but vLLM computes hidden size / heads = {hidden} / {heads}"
         raise k.refuse("head_dim" if k.has("head_dim") else "kv_channels", said)
 
 
 def check_causal(k: Keys) -> None:
     """Refuse a config, or its text part, with bidirectional attention: engines keep no KV cache for it."""
     if k.raw("is_causal") is False:
-        raise k.refuse("is_causal", "a model with bidirectional attention has no KV cache and is not modelled")
+        raise k.refuse("is_causal", "a model with bidirectional attention has no KV cache and is not supported")
     for name in names(k)[:1]:
         if _BOTH_WAYS.search(name):
-            raise k.refuse("architectures", f"{name} has bidirectional attention and no KV cache; it is not modelled")
+            raise k.refuse(
+                "architectures", f"{name} has bidirectional attention and no KV cache, so this class is not supported"
+            )
 
 
 def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -22,17 +22,17 @@ def _rates(k: Keys, layers: int) -> list[int]:
     rates = k.numbers("compress_ratios")
     if rates is not None:
         if len(rates) < layers:
-            raise k.refuse("compress_ratios", f"it has {len(rates)} items for {layers} layers")
+            raise k.refuse("compress_ratios", f"the list has {len(rates)} items for {layers} layers")
         rates = rates[:layers]  # behind them are those of draft layers
     elif names := k.per_layer("layer_types", layers):
         unknown = set(map(str, names)) - set(KINDS)
         if unknown:
-            raise k.refuse("layer_types", f"kinds of layers are not known: {shown(sorted(unknown))}")
+            raise k.refuse("layer_types", f"unknown kinds of layers: {shown(sorted(unknown))}")
         rates = [KINDS[str(name)] for name in names]
     else:
-        raise k.refuse("compress_ratios", "it is missing")
+        raise k.refuse("compress_ratios", "this key is missing")
     if set(rates) - {0, 4, 128}:
-        raise k.refuse("compress_ratios", f"only 0, 4 and 128 are known, not {shown(sorted(set(rates)))}")
+        raise k.refuse("compress_ratios", f"only 0, 4 and 128 are supported; found {shown(sorted(set(rates)))}")
     return rates
 
 
@@ -68,7 +68,7 @@ def _deepseek_v4(k: Keys) -> Body:
     ):
         k.raw(name)
     if rope >= dim:
-        raise k.refuse("qk_rope_head_dim", f"{rope} is not below head_dim, {dim}")
+        raise k.refuse("qk_rope_head_dim", f"must be below head_dim, {dim}; found {rope}")
     width = k.stated("moe_intermediate_size")
     experts = Experts(*mixtures.routed(k), width, (k.maybe("n_shared_experts") or 0) * width)
     streams = paths * hidden

@@ -21,7 +21,7 @@ def _inkling(k: Keys) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     for name, wanted in ONLY.items():
         if k.flag(name, default=wanted) is not wanted:
-            raise k.refuse(name, f"only {str(wanted).lower()} is known")
+            raise k.refuse(name, f"only {str(wanted).lower()} is supported")
     for name in ("unpadded_vocab_size", "shared_experts_size", "use_gate_bias", "use_global_scale", "gate_activation"):
         k.raw(name)  # of the vocabulary only logits are dropped; the others are some numbers in each layer
     local, sparse = _local(k, layers), _sparse(k, layers)
@@ -61,9 +61,11 @@ def _heads(k: Keys, hidden: int, prefix: str = "") -> Heads:
     heads, groups = k.stated(f"{prefix}num_attention_heads"), k.stated(f"{prefix}num_key_value_heads")
     dim = k.stated(f"{prefix}head_dim")
     if heads % groups:
-        raise k.refuse(f"{prefix}num_key_value_heads", f"{groups} KV heads do not divide {heads} heads")
+        raise k.refuse(
+            f"{prefix}num_key_value_heads", f"{heads} heads cannot be divided evenly among {groups} KV heads"
+        )
     if k.count(f"{prefix}v_head_dim", default=dim) != dim:
-        raise k.refuse(f"{prefix}v_head_dim", f"it differs from the {dim} values of a key")
+        raise k.refuse(f"{prefix}v_head_dim", f"the value differs from the {dim} values of a key")
     return Heads(hidden, heads, groups, dim, dim)
 
 
@@ -72,12 +74,14 @@ def _local(k: Keys, layers: int) -> list[bool]:
     kinds = k.per_layer("layer_types", layers) if k.has("layer_types") else None
     chosen = k.numbers("local_layer_ids")
     if kinds is None and chosen is None:
-        raise k.refuse("local_layer_ids", "it is missing, and engine and class differ in what that means")
+        raise k.refuse(
+            "local_layer_ids", "this key is missing, and the engine and the model class treat that differently"
+        )
     if kinds is None:
         return [i in set(chosen or ()) for i in range(layers)]
     for kind in kinds:
         if kind not in ("hybrid", "hybrid_sliding"):
-            raise k.refuse("layer_types", f"a kind of layer named {shown(kind)} is not known")
+            raise k.refuse("layer_types", f"unknown kind of layer: {shown(kind)}")
     return [kind == "hybrid_sliding" for kind in kinds]
 
 
@@ -87,7 +91,7 @@ def _sparse(k: Keys, layers: int) -> list[bool]:
     if kinds is None:
         return [i >= first for i in range(layers)]
     if set(map(str, kinds)) - {"dense", "sparse"}:
-        raise k.refuse("mlp_layer_types", f"dense or sparse is expected, not {shown(kinds)}")
+        raise k.refuse("mlp_layer_types", f"must be dense or sparse; found {shown(kinds)}")
     return [kind == "sparse" for kind in kinds]
 
 
@@ -100,7 +104,9 @@ def _forward(k: Keys, hidden: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ..
     each = k.maybe("moe_intermediate_size", least=1)
     plain = k.maybe("dense_intermediate_size", least=1) or width
     if each is not None and width not in (plain, each):
-        raise k.refuse("moe_intermediate_size", f"it is {each}, and intermediate_size, {width}, is of neither kind")
+        raise k.refuse(
+            "moe_intermediate_size", f"the value is {each}, which does not explain intermediate_size = {width}"
+        )
     shared, count = k.stated("n_shared_experts"), k.stated("n_routed_experts")
     experts = Experts(count, k.stated("num_experts_per_tok"), each or width, shared * (each or width))
     router = Tensor("mlp.gate.shared", shared, hidden)  # it weighs the shared experts too

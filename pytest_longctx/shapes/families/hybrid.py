@@ -31,7 +31,7 @@ def recurrent_kinds(
         return None
     for name in names:
         if name not in (*attention, *RECURRENT):
-            raise k.refuse(key, f"a kind of layer named {shown(name)} is not known")
+            raise k.refuse(key, f"unknown kind of layer: {shown(name)}")
     return [name in attention for name in names]
 
 
@@ -113,7 +113,7 @@ def mamba2_sizes(k: Keys, hidden: int, prefix: str = "mamba_") -> Mamba2:
     head_dim = k.raw(f"{prefix}d_head")
     dim = inner // heads if head_dim in (None, "auto") else k.count(f"{prefix}d_head")
     if heads * dim != inner:
-        raise k.refuse(f"{prefix}d_head", f"{heads} heads of {dim} are not {inner}")
+        raise k.refuse(f"{prefix}d_head", f"{heads} heads of size {dim} do not make {inner}")
     return Mamba2(
         hidden,
         heads,
@@ -202,7 +202,7 @@ def _jamba(k: Keys) -> Body:
         inner_norms=True,
     )
     if k.has("mamba_inner_layernorms") and not k.flag("mamba_inner_layernorms"):
-        raise k.refuse("mamba_inner_layernorms", "a scan without them is not modelled")
+        raise k.refuse("mamba_inner_layernorms", "a scan without these norms is not supported")
     period, offset = k.count("attn_layer_period"), k.count("attn_layer_offset", least=0)
     every, first, count = (
         k.count("expert_layer_period"),
@@ -254,7 +254,7 @@ def _mamba2(k: Keys) -> Body:
     if heads * dim != expand * hidden:
         raise k.refuse(
             "num_heads",
-            f"{heads} heads of {dim} make {heads * dim}, and expand x hidden_size = {expand} x {hidden} is needed",
+            f"{heads} heads of {dim} make {heads * dim}, but expand x hidden_size = {expand} x {hidden} is required",
         )
     net = Mamba2(
         hidden,
@@ -334,9 +334,9 @@ def _minimax_text(k: Keys) -> Body:
     k.raw("layer_types")
     k.raw("block_size")
     if attends is None:
-        raise k.refuse("attn_type_list", "it is missing")
+        raise k.refuse("attn_type_list", "this key is missing")
     if k.maybe("shared_intermediate_size"):
-        raise k.refuse("shared_intermediate_size", "shared experts are not modelled for this family")
+        raise k.refuse("shared_intermediate_size", "shared experts are not supported for this model family")
     k.raw("shared_moe_mode")
     sizes = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim)
     experts = mixture(b.hidden, Experts(*mixtures.routed(k), k.stated("intermediate_size")))

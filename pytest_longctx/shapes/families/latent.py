@@ -42,9 +42,7 @@ def indexed_layers(k: Keys, layers: int) -> list[bool]:
         kinds = [letters.get(str(each), str(each)) for each in pattern] if isinstance(pattern, str | list) else []
     if kinds is not None:
         if len(kinds) < layers or set(map(str, kinds)) - {"full", "shared"}:
-            raise k.refuse(
-                "indexer_types", f"full or shared is expected for each of {layers} layers, not {shown(kinds)}"
-            )
+            raise k.refuse("indexer_types", f"must be full or shared for each of {layers} layers; found {shown(kinds)}")
         return [kind == "full" for kind in kinds[:layers]]
     return [max(i - offset + 1, 0) % freq == 0 for i in range(layers)]
 
@@ -100,7 +98,7 @@ def _draft(k: Keys, stack: tuple[Layer, ...], hidden: int) -> tuple[Tensor, ...]
 def _dsv32(k: Keys) -> Body:
     kinds = k.sequence("layer_types")
     if kinds is not None and set(map(str, kinds)) - {"indexed_attention", "deepseek_sparse_attention"}:
-        raise k.refuse("layer_types", "only sparse attention is modelled for this family")
+        raise k.refuse("layer_types", "only sparse attention is supported for this model family")
     return _deepseek(k, sparse_index=True)
 
 
@@ -129,10 +127,10 @@ def _longcat(k: Keys) -> Body:
     )
     sizes = latent_sizes(k, hidden)
     if k.word("attention_method", "MLA") != "MLA":
-        raise k.refuse("attention_method", "only MLA is known")
+        raise k.refuse("attention_method", "only MLA is supported")
     idle = k.maybe("zero_expert_num") or 0
     if idle and k.word("zero_expert_type", "identity") != "identity":
-        raise k.refuse("zero_expert_type", "only identity is known")
+        raise k.refuse("zero_expert_type", "only identity is supported")
     experts = Experts(k.stated("n_routed_experts"), k.stated("moe_topk"), k.stated("expert_ffn_hidden_size"), idle=idle)
     forward = dense(hidden, k.stated("ffn_hidden_size", "intermediate_size"), path="mlps")
     twice = (*latent(sizes), *forward, Tensor("norms", hidden, copies=2)) * 2

@@ -39,12 +39,14 @@ def _ernie_vl(k: Keys) -> Body:
     width of those for text.
     """
     for key in ("rope_3d", "freq_allocation", "pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"):
-        k.raw(key)  # of the rotation, and of the tower behind vision_config
+        k.raw(key)  # of the rotation, and of the encoder behind vision_config
     k.raw("moe_use_aux_free")  # the correction of the routing is always there
     counts, widths = _pair(k, "moe_num_experts"), _pair(k, "moe_intermediate_size") or (1536, 512)
     count, of_images = counts or (k.count("moe_num_experts"),) * 2
     if count != of_images:
-        raise k.refuse("moe_num_experts", f"{count} experts for text beside {of_images} for images are not modelled")
+        raise k.refuse(
+            "moe_num_experts", f"{count} experts for text in addition to {of_images} for images are not supported"
+        )
     used, shared = k.count("moe_k", "num_experts_per_tok"), k.count("moe_num_shared_experts", default=0, least=0)
     made = [Experts(count, used, width, correction=True) for width in widths]
     made[0] = replace(made[0], shared_width=shared * widths[0])
@@ -69,7 +71,7 @@ def _pair(k: Keys, key: str) -> tuple[int, int] | None:
         return None
     numbers = k.numbers(key) or []
     if len(numbers) != 2 or not all(numbers):
-        raise k.refuse(key, "one number for text and one for images are expected")
+        raise k.refuse(key, "must be one number for text and one for images")
     return numbers[0], numbers[1]
 
 
@@ -81,7 +83,7 @@ def _ernie_vl_sparse(k: Keys, layers: int) -> list[bool]:
     last = [min(each, layers - 1) for each in k.numbers("moe_layer_end_index") or [layers - 1] * 2]
     for key, found in (("moe_layer_start_index", first), ("moe_layer_end_index", last)):
         if len(set(found)) != 1:
-            raise k.refuse(key, "layers that mix experts of one kind only are not modelled for this family")
+            raise k.refuse(key, "layers with experts of only one kind are not supported for this model family")
     step = k.count("moe_layer_interval", default=1)
     return [(i + 1) % step == 0 and first[0] <= i <= last[0] for i in range(layers)]
 
@@ -92,7 +94,7 @@ def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
     sizes = [k.raw("moe_intermediate_size"), k.raw("num_shared_expert")]
     for name, value in zip(("moe_intermediate_size", "num_shared_expert"), sizes, strict=True):
         if isinstance(value, list) and len(set(map(str, value))) > 1:
-            raise k.refuse(name, "layers differ")
+            raise k.refuse(name, "the layers have different values")
     width = _same(k, "moe_intermediate_size") or k.stated("intermediate_size")
     shared = _same(k, "num_shared_expert") or 1
     return Experts(count, used, width, shared_width=shared * k.stated("intermediate_size")), [True] * b.layers
@@ -108,14 +110,14 @@ def _same(k: Keys, key: str) -> int | None:
 
 def _hunyuan_moe(k: Keys) -> Body:
     if k.flag("use_cla"):
-        raise k.refuse("use_cla", "layers that share keys and values are not modelled for this family")
+        raise k.refuse("use_cla", "layers that share keys and values are not supported for this model family")
     norm, dim = "head" if k.flag("use_qk_norm", default=True) else "", k.maybe("attention_head_dim")
     for key in ("use_mixed_mlp_moe", "cla_share_factor", "moe_layer_num_skipped", "org_vocab_size"):
         k.raw(key)
     if dim is not None and dim != k.maybe("head_dim", "attention_head_dim"):
-        raise k.refuse("attention_head_dim", "it differs from head_dim")
+        raise k.refuse("attention_head_dim", "the value differs from head_dim")
     if k.maybe("moe_layer_num_skipped"):
-        raise k.refuse("moe_layer_num_skipped", "dense layers are not modelled for this family")
+        raise k.refuse("moe_layer_num_skipped", "dense layers are not supported for this model family")
     return Decoder("attention_bias", "attention_bias", qk_norm=norm, experts=_hunyuan)(k)
 
 
@@ -145,9 +147,9 @@ def _afmoe(k: Keys) -> Body:
 def _minimax_m2(k: Keys) -> Body:
     norm = {"per_layer": "wide", "per_head": "head"}.get(k.word("qk_norm_type") or "per_layer", "wide")
     if set(k.sequence("attn_type_list") or [1]) != {1}:
-        raise k.refuse("attn_type_list", "layers that are not full attention are not modelled for this family")
+        raise k.refuse("attn_type_list", "layers that are not full attention are not supported for this model family")
     if k.maybe("shared_intermediate_size"):
-        raise k.refuse("shared_intermediate_size", "shared experts are not modelled for this family")
+        raise k.refuse("shared_intermediate_size", "shared experts are not supported for this model family")
     for key in ("use_mtp", "mtp_transformer_layers", "use_routing_bias", "shared_moe_mode"):
         k.raw(key)
     experts = mixed(width=("intermediate_size",))

@@ -136,7 +136,8 @@ def _chatglm(k: Keys) -> Body:
         k.raw(name)
     if k.maybe("quantization_bit") or k.raw("pre_seq_len"):
         raise k.refuse(
-            "quantization_bit" if k.maybe("quantization_bit") else "pre_seq_len", "it is not modelled for this family"
+            "quantization_bit" if k.maybe("quantization_bit") else "pre_seq_len",
+            "this setting is not supported for this model family",
         )
     every = k.flag("add_bias_linear")
     sizes = Heads(hidden, heads, kv_heads, dim, dim)
@@ -153,7 +154,7 @@ def _dbrx(k: Keys) -> Body:
     hidden, heads, vocabulary = k.stated("d_model"), k.stated("n_heads"), k.stated("vocab_size")
     attention, forward = k.table("attn_config"), k.table("ffn_config")
     if attention is None or forward is None:
-        raise k.refuse("attn_config" if attention is None else "ffn_config", "it is missing")
+        raise k.refuse("attn_config" if attention is None else "ffn_config", "this key is missing")
     sizes = Heads(hidden, heads, attention.count("kv_n_heads", default=heads), hidden // heads, hidden // heads)
     experts = Experts(forward.stated("moe_num_experts"), forward.stated("moe_top_k"), forward.stated("ffn_hidden_size"))
     tensors = (*grouped(sizes), *mixture(hidden, experts, "ffn"), Tensor("norms", hidden, copies=2))
@@ -248,9 +249,9 @@ def _bailing(k: Keys) -> Body:
     ):
         k.raw(name)
     if not k.flag("moe_router_enable_shared_expert", default=True):
-        raise k.refuse("moe_router_enable_shared_expert", "shared experts that are switched off are not modelled")
+        raise k.refuse("moe_router_enable_shared_expert", "shared experts that are switched off are not supported")
     if k.raw("norm_head"):
-        raise k.refuse("norm_head", "it is not modelled for this family")
+        raise k.refuse("norm_head", "this setting is not supported for this model family")
     return Decoder(
         bias,
         every,

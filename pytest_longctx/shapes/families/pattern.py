@@ -45,11 +45,11 @@ def _pattern(k: Keys) -> list[str]:
         value = k.raw(key)
         items = [c for c in value if c != "|"] if isinstance(value, str) else list(k.sequence(key) or [])
         if set(map(str, items)) - set(NEMOTRON) or not items or len(items) > 4096:
-            raise k.refuse(key, f"a kind of layer is not known: {shown(value)}")
+            raise k.refuse(key, f"unknown kind of layer: {shown(value)}")
         if stated is not None and stated != len(items):
-            raise k.refuse(key, f"it has {len(items)} layers, num_hidden_layers says {stated}")
+            raise k.refuse(key, f"the pattern has {len(items)} layers, but num_hidden_layers is {stated}")
         return [NEMOTRON[str(item)] for item in items]
-    raise k.refuse("hybrid_override_pattern", "it is missing")
+    raise k.refuse("hybrid_override_pattern", "this key is missing")
 
 
 def nemotron_mamba(k: Keys, hidden: int) -> Mamba2:
@@ -109,7 +109,7 @@ def _unused(k: Keys) -> None:
     mamba_state_dtype time_step_rank layer_types layers_block_type"""
     for name in names.split():
         if name == "sliding_window" and k.raw(name):
-            raise k.refuse(name, "a window is not modelled for this family")
+            raise k.refuse(name, "a window is not supported for this model family")
         k.raw(name)
 
 
@@ -139,7 +139,7 @@ def _kimi_layers(k: Keys, hidden: int, layers: int) -> tuple[list[bool], DeltaNe
     """Return which layers of Kimi's pattern have attention, and the sizes of the others."""
     table = k.table("linear_attn_config")
     if table is None:
-        raise k.refuse("linear_attn_config", "it is missing")
+        raise k.refuse("linear_attn_config", "this key is missing")
     full, recurrent = table.numbers("full_attn_layers"), table.numbers("kda_layers")
     whole = set(range(1, layers + 1))
     if full is None or recurrent is None or set(full) | set(recurrent) != whole or set(full) & set(recurrent):
@@ -155,7 +155,7 @@ def _kimi_layers(k: Keys, hidden: int, layers: int) -> tuple[list[bool], DeltaNe
     net = DeltaNet(hidden, heads, heads, dim, dim, kernel, gate_rank=dim, full_gate=table.flag("use_full_rank_gate"))
     table.raw("gate_lower_bound")
     if unread := table.unread():
-        raise k.refuse(unread.removeprefix("text_config."), "it is not modelled for this family")
+        raise k.refuse(unread.removeprefix("text_config."), "this setting is not supported for this model family")
     return [i in set(full) for i in range(1, layers + 1)], net
 
 
@@ -175,9 +175,9 @@ def _zamba2(k: Keys) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     kinds = k.per_layer("layers_block_type", layers)
     if kinds is None:
-        raise k.refuse("layers_block_type", "it is missing")
+        raise k.refuse("layers_block_type", "this key is missing")
     if set(map(str, kinds)) - {"mamba", "linear_attention", "hybrid"}:
-        raise k.refuse("layers_block_type", "a kind of layer is not known")
+        raise k.refuse("layers_block_type", "unknown kind of layer")
     heads, count = k.count("n_mamba_heads", default=8), k.count("num_mem_blocks", default=1, most=16)
     inner = k.count("mamba_expand", default=2) * hidden
     groups, state = k.count("mamba_ngroups", default=1), k.count("mamba_d_state", default=64)
@@ -222,7 +222,7 @@ def _zamba2_block(k: Keys, hidden: int, count: int, runs: int) -> tuple[Attentio
         k.maybe("attention_head_dim", least=1) or wide // heads,
     )
     if k.flag("add_bias_linear"):
-        raise k.refuse("add_bias_linear", "biases are not modelled for this family")
+        raise k.refuse("add_bias_linear", "biases are not supported for this model family")
     width, rank = k.stated("intermediate_size", "ffn_hidden_size"), k.count("adapter_rank", default=128)
     block = (
         *linear("shared.qkv_proj", (heads + 2 * kv_heads) * dim, wide, shards=heads),

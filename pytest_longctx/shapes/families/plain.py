@@ -29,15 +29,15 @@ def _lambdas(_: Keys, b: Basics) -> tuple[Tensor, ...]:
 def _stablelm(k: Keys) -> Body:
     parallel, per_head = k.flag("use_parallel_residual"), k.flag("qk_layernorm")
     if per_head:
-        raise k.refuse("qk_layernorm", "norms of each head are not modelled")
+        raise k.refuse("qk_layernorm", "a norm for each head is not supported")
     if k.maybe("head_dim") not in (None, k.stated("hidden_size") // k.stated("num_attention_heads")):
-        raise k.refuse("head_dim", "its class divides the hidden size by the heads")
+        raise k.refuse("head_dim", "must be the hidden size divided by the number of heads, as in the model class")
     return Decoder(qkv_bias="use_qkv_bias", norms=1 if parallel else 2, norm_bias=True)(k)
 
 
 def _cohere(k: Keys) -> Body:
     if not k.flag("use_parallel_block", default=True) or not k.flag("use_gated_activation", default=True):
-        raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are known")
+        raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are supported")
     return Decoder(qkv_bias="attention_bias", o_bias="attention_bias", norms=1, qk_norm="use_qk_norm?wide", tied=True)(
         k
     )
@@ -45,28 +45,28 @@ def _cohere(k: Keys) -> Body:
 
 def _cohere2(k: Keys) -> Body:
     if k.word("order_of_interleaved_layers", "local_attn_first") != "local_attn_first":
-        raise k.refuse("order_of_interleaved_layers", "only local_attn_first is known")
+        raise k.refuse("order_of_interleaved_layers", "only local_attn_first is supported")
     if not k.flag("use_parallel_block", default=True) or not k.flag("use_gated_activation", default=True):
-        raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are known")
+        raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are supported")
     rule = spans.every("sliding_window_pattern", 4)
     return Decoder("attention_bias", "attention_bias", norms=1, tied=True, qk_norm="use_qk_norm?wide", attends=rule)(k)
 
 
 def _phi3(k: Keys) -> Body:
     if k.count("full_attn_mod", default=1) != 1:
-        raise k.refuse("full_attn_mod", "layers that alternate are not modelled for this family")
+        raise k.refuse("full_attn_mod", "alternating layers are not supported for this model family")
     return Decoder(attends=spans.all_slide)(k)
 
 
 def _phi4mm(k: Keys) -> Body:
-    """Phi-4 multimodal: Phi-3 with towers; engines load its adapters apart, where they are asked for."""
+    """Phi-4 multimodal: Phi-3 with encoders; engines load its adapters separately, on request."""
     for key in ("embd_layer", "audio_processor", "img_processor", "speech_lora", "vision_lora"):
         k.raw(key)
     return _phi3(k)
 
 
 def _phi3_v(k: Keys) -> Body:
-    """Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision tower whose sizes are fixed in the model class."""
+    """Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision encoder whose sizes are fixed in the model class."""
     for key in ("embd_layer", "img_processor"):
         k.raw(key)
     return _phi3(k)
@@ -83,7 +83,7 @@ def _nemotron(k: Keys) -> Body:
 
 def _phi(k: Keys) -> Body:
     if k.flag("qk_layernorm"):
-        raise k.refuse("qk_layernorm", "norms of queries and keys are not modelled")
+        raise k.refuse("qk_layernorm", "norms of queries and keys are not supported")
     both = {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
     return Decoder(**both, gated=False, norms=1, norm_bias=True, head_bias=True)(k)  # type: ignore[arg-type]  # all three are flags
 
@@ -98,7 +98,7 @@ def _minicpm(k: Keys) -> Body:
 def _gpt_neox(k: Keys) -> Body:
     """GPT-NeoX: as many KV heads as heads; its class knows no other number."""
     if (k.maybe("num_key_value_heads") or k.stated("num_attention_heads")) != k.stated("num_attention_heads"):
-        raise k.refuse("num_key_value_heads", "its class has as many as heads")
+        raise k.refuse("num_key_value_heads", "must equal the number of attention heads in the model class")
     return Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True)(k)
 
 
@@ -111,18 +111,20 @@ def _qwen2(k: Keys) -> Body:
 def _ernie(k: Keys) -> Body:
     """ERNIE 4.5, whose files keep a ratio of compression that the class does not have."""
     if k.raw("compression_ratio") not in (None, 1):
-        raise k.refuse("compression_ratio", "the class compresses nothing")
+        raise k.refuse("compression_ratio", "the model class does not support compression")
     return Decoder("use_bias", "use_bias", "use_bias", tied=True)(k)
 
 
 def _hunyuan_dense(k: Keys) -> Body:
-    """Hunyuan's dense models, whose files keep keys of its mixtures, its towers and its classifiers."""
+    """Hunyuan's dense models, whose files keep keys of its mixtures, its encoders and its classifiers."""
     for name in ("anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "dense_list", "class_num"):
         k.raw(name)
     for name in ("add_classification_head", "position_embedding_xdrope", "cla_share_factor", "pool_type", "norm_type"):
         k.raw(name)
     if k.flag("use_cla") or k.count("num_experts", default=1) != 1:
-        raise k.refuse("use_cla" if k.flag("use_cla") else "num_experts", "it is not modelled for this family")
+        raise k.refuse(
+            "use_cla" if k.flag("use_cla") else "num_experts", "this setting is not supported for this model family"
+        )
     k.count("vocab_size", "org_vocab_size", default=1)
     return Decoder("attention_bias", "attention_bias", qk_norm="head")(k)
 
@@ -139,10 +141,13 @@ def _telechat(k: Keys) -> Body:
     for name in ("offset_alibi", "training_seqlen", "logn", "n_inner", "skip_bias_add_qkv", "slow_but_exact"):
         k.raw(name)
     if k.flag("embed_layernorm"):
-        raise k.refuse("embed_layernorm", "a norm of embeddings is not modelled for this family")
+        raise k.refuse("embed_layernorm", "a norm of embeddings is not supported for this model family")
     whole = k.count("hidden_size") // k.count("n_head", "num_attention_heads")
     if k.count("hidden_size_per_attention_head", default=whole) != whole:
-        raise k.refuse("hidden_size_per_attention_head", "its class divides the hidden size by the heads")
+        raise k.refuse(
+            "hidden_size_per_attention_head",
+            "must be the hidden size divided by the number of heads, as in the model class",
+        )
     return Decoder(additions=_biases_behind)(k)
 
 

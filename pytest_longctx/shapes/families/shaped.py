@@ -34,7 +34,7 @@ def _mimo_v2(k: Keys) -> Body:
         k.raw(name)  # they repeat the window
     marks = k.numbers("hybrid_layer_pattern", b.layers)
     if marks is None:
-        raise k.refuse("hybrid_layer_pattern", "it is missing")
+        raise k.refuse("hybrid_layer_pattern", "this key is missing")
     sparse, window = mixtures.told_sparse(k, b.layers), k.stated("sliding_window")
     mixed = mixture(
         b.hidden,
@@ -68,11 +68,11 @@ def _step(k: Keys) -> Body:
     kv_heads = groups or b.kv_heads
     for name, own in (("num_attention_groups", kv_heads), ("head_dim", b.head_dim)):
         if other and (value := other.maybe(name)) not in (None, own):
-            raise k.refuse(f"attention_other_setting.{name}", f"{value} beside {own} is not modelled")
+            raise k.refuse(f"attention_other_setting.{name}", f"{value} in addition to {own} is not supported")
     gating = "head" if k.flag("use_head_wise_attn_gate", default=True) else ""
     details, details_bias = Details(qk_norm="head", gate=gating), k.flag("attention_bias")
     if details_bias:
-        raise k.refuse("attention_bias", "it is not modelled for this family")
+        raise k.refuse("attention_bias", "this setting is not supported for this model family")
     sparse = _step_sparse(k, b.layers)
     count, used = mixtures.routed(k)
     shared = k.maybe("share_expert_dim", "share_expert_dims") or 0
@@ -92,7 +92,7 @@ def _step(k: Keys) -> Body:
         )
     k.raw("use_moe_router_bias")
     if not k.flag("use_qk_norm", default=True):
-        raise k.refuse("use_qk_norm", "queries and keys without norms are not modelled for this family")
+        raise k.refuse("use_qk_norm", "queries and keys without norms are not supported for this model family")
     return _closed(k, b, layers)
 
 
@@ -103,7 +103,7 @@ def _step_sparse(k: Keys, layers: int) -> list[bool]:
     items = listed.split(",") if isinstance(listed, str) else listed
     if not isinstance(items, list) or not all(str(item).strip().isdecimal() for item in items):
         raise k.refuse(
-            "moe_layers_enum", f"it must be layer numbers, in a list or separated by commas, not {shown(listed)}"
+            "moe_layers_enum", f"must be layer numbers, in a list or separated by commas; found {shown(listed)}"
         )
     chosen = {int(str(item)) for item in items}
     return [i in chosen for i in range(layers)]
@@ -119,16 +119,16 @@ def _minimax_m3(k: Keys) -> Body:
     names = k.per_layer("layer_types", b.layers) if k.has("layer_types") else None
     if names is not None:
         if set(map(str, names)) - {"full_attention", "minimax_m3_sparse"}:
-            raise k.refuse("layer_types", "a kind of layer is not known")
+            raise k.refuse("layer_types", "unknown kind of layer")
         marks = [int(name == "minimax_m3_sparse") for name in names]
     marks = marks or [0] * b.layers
     attended = _m3_attended(k, sparse_table) if any(marks) else 0
     for key in ("moe_intermediate_size", "use_qk_norm", "use_gemma_norm", "use_routing_bias"):
         k.raw(key)
     if k.flag("attention_output_gate"):
-        raise k.refuse("attention_output_gate", "it is not modelled for this family")
+        raise k.refuse("attention_output_gate", "this setting is not supported for this model family")
     if (k.maybe("n_shared_experts") or 1) != 1:
-        raise k.refuse("n_shared_experts", "more than one is not modelled for this family")
+        raise k.refuse("n_shared_experts", "more than one shared expert is not supported for this model family")
     experts = Experts(*mixtures.routed(k), k.stated("intermediate_size"), k.maybe("shared_intermediate_size") or 0)
     heads = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim)
     sparse = mixtures.sparse_layers(k, b.layers)
@@ -191,11 +191,11 @@ def _laguna(k: Keys) -> Body:
 
 
 def _nemotron_nas(k: Keys) -> Body:
-    """Nemotron Super and Ultra: each block gives its width and query heads per KV head; some blocks have no attention."""
+    """Nemotron Super and Ultra: each block states its width and its number of query heads per KV head; some have no attention."""
     hidden, layers, heads = k.stated("hidden_size"), layer_count(k), k.stated("num_attention_heads")
     blocks = k.per_layer("block_configs", layers)
     if blocks is None:
-        raise k.refuse("block_configs", "it is missing")
+        raise k.refuse("block_configs", "this key is missing")
     k.raw("intermediate_size")
     k.raw("num_key_value_heads")
     dim = k.count("head_dim", default=hidden // heads) if hidden >= heads else k.count("head_dim")
@@ -208,11 +208,11 @@ def _nas_block(k: Keys, hidden: int, heads: int, dim: int) -> Layer:
     block = k.table("block")
     attention, forward = (block.table("attention"), block.table("ffn")) if block else (None, None)
     if attention is None or forward is None:
-        raise k.refuse("block", "attention and ffn are expected")
+        raise k.refuse("block", "must have the tables attention and ffn")
     for table in (attention, forward):
         for key in ("replace_with_linear", "sparsify", "window_length", "unshifted_sink", "num_sink_tokens"):
             if table.raw(key) not in (None, False):
-                raise table.refuse(key, "it is not modelled")
+                raise table.refuse(key, "this setting is not supported")
     tensors: tuple[Tensor, ...] = ()
     caches = ()
     if not attention.flag("no_op"):
@@ -227,7 +227,7 @@ def _nas_width(k: Keys, hidden: int) -> int:
     """Width of a Nemotron block's feed-forward: ffn_mult x hidden size x 2/3, rounded up to a multiple of 256."""
     factor = k.raw("ffn_mult")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1000:
-        raise k.refuse("ffn_mult", f"a factor is expected, not {shown(factor)}")
+        raise k.refuse("ffn_mult", f"must be a factor; found {shown(factor)}")
     return -(-int(2 * factor * hidden / 3) // 256) * 256
 
 
@@ -237,7 +237,7 @@ def _gemma4(k: Keys) -> Body:
     types = spans.every("layer_interval", 6)(k, b.layers)
     types[-1] = spans.FULL  # the class insists
     if k.raw("use_bidirectional_attention") not in (None, False, "vision"):
-        raise k.refuse("use_bidirectional_attention", "a model that reads both ways is not modelled")
+        raise k.refuse("use_bidirectional_attention", "a model with bidirectional attention is not supported")
     same = k.flag("attention_k_eq_v")
     global_kv = (k.maybe("num_global_key_value_heads", least=1) if same else None) or b.kv_heads
     k.raw("num_global_key_value_heads")

@@ -32,18 +32,20 @@ def _glm5_next(k: Keys) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     for name, wanted in (("mhc", True), ("index_kpool_compress", True), ("index_kpool_always_select_tail", True)):
         if k.flag(name, default=wanted) is not wanted:
-            raise k.refuse(name, "only true is known")
+            raise k.refuse(name, "only true is supported")
     attends, net = _glm5_next_layers(k, layers), _glm5_next_net(k, hidden)
     sizes = latent_sizes(k, hidden, rotated=False)
     if sizes.rope_dim:
-        raise k.refuse("qk_rope_head_dim", f"it is {sizes.rope_dim}, and its class knows only 0")
+        raise k.refuse("qk_rope_head_dim", f"the value is {sizes.rope_dim}, but the model class supports only 0")
     if sizes.query_rank is None:
-        raise k.refuse("q_lora_rank", "it is missing, and the indexer needs it")
+        raise k.refuse("q_lora_rank", "this key is missing, and the indexer needs it")
     if k.maybe("num_key_value_heads") not in (None, sizes.heads):
-        raise k.refuse("num_key_value_heads", f"its class has as many as heads, {sizes.heads}")
+        raise k.refuse(
+            "num_key_value_heads", f"must equal the number of attention heads, {sizes.heads}, in the model class"
+        )
     search, cache, tail = _pooled_indexer(k, hidden, sizes.query_rank)
     if any(full and not own for full, own in zip(attends, indexed_layers(k, layers), strict=True)):
-        raise k.refuse("indexer_types", "a layer that shares another's indexer is not modelled for this family")
+        raise k.refuse("indexer_types", "a layer that shares another's indexer is not supported for this model family")
     sparse = mixtures.sparse_layers(k, layers, first=3)
     mixed = mixture(hidden, latent_experts(k)) if any(sparse) else ()
     plain = () if all(sparse) else dense(hidden, k.stated("intermediate_size"))
@@ -67,7 +69,7 @@ def _glm5_next_layers(k: Keys, layers: int) -> list[bool]:
         return [i % 4 == 3 for i in range(layers)]
     for kind in kinds:
         if kind not in (*SPARSE, "full_attention", "linear_attention"):
-            raise k.refuse("layer_types", f"a kind of layer named {shown(kind)} is not known")
+            raise k.refuse("layer_types", f"unknown kind of layer: {shown(kind)}")
     return [kind != "linear_attention" for kind in kinds]
 
 
@@ -81,9 +83,9 @@ def _glm5_next_net(k: Keys, hidden: int) -> DeltaNet:
         for name in ("kda_layers", "full_attn_layers", "gate_lower_bound", "safe_gate"):
             table.raw(name)  # layer_types says which layers they are
         if unread := table.unread():
-            raise k.refuse(unread.removeprefix("text_config."), "it is not modelled for this family")
+            raise k.refuse(unread.removeprefix("text_config."), "this setting is not supported for this model family")
     if heads is None or dim is None:
-        raise k.refuse("linear_attn_config", "it is missing")
+        raise k.refuse("linear_attn_config", "this key is missing")
     return DeltaNet(hidden, heads, heads, dim, dim, kernel or 4, gate_rank=dim)
 
 
@@ -109,16 +111,16 @@ def _hy_v4(k: Keys) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     for name in ("enable_ihc", "gated_mla", "learnable_sink"):
         if not k.flag(name, default=True):
-            raise k.refuse(name, "only true is known")
+            raise k.refuse(name, "only true is supported")
     if k.word("gating_type", "elementwise") != "elementwise":
-        raise k.refuse("gating_type", "only elementwise is known")
+        raise k.refuse("gating_type", "only elementwise is supported")
     k.raw("enable_lm_head_fp32")  # it is cast when it multiplies
     sizes = replace(latent_sizes(k, hidden), output_gate=True)
     if sizes.query_rank is None:
-        raise k.refuse("q_lora_rank", "it is missing, and the indexer needs it")
+        raise k.refuse("q_lora_rank", "this key is missing, and the indexer needs it")
     kinds = k.per_layer("layer_types", layers, extra=spans.draft_layers(k)) if k.has("layer_types") else None
     if kinds is not None and set(map(str, kinds)) - set(SPARSE):
-        raise k.refuse("layer_types", "only sparse attention is modelled for this family")
+        raise k.refuse("layer_types", "only sparse attention is supported for this model family")
     own = [i == 0 or (i - 1) % 4 == 0 for i in range(layers)]
     own = indexed_layers(k, layers) if k.has("indexer_types") else own
     dim = k.count("index_head_dim")
@@ -154,7 +156,7 @@ def _qwen4(k: Keys) -> Body:
     attention = (*grouped(sizes, Details(bias, bias, "head", "query")), *search)
     net, (experts, marks) = delta_net(k, b.hidden), QWEN_EXPERTS(k, b)
     if not all(marks):
-        raise k.refuse("mlp_only_layers", "dense layers are not modelled for this family")
+        raise k.refuse("mlp_only_layers", "dense layers are not supported for this model family")
     k.raw("output_gate_type")
     streams, rank = k.count("hc_count", least=2), k.count("hc_lowrank")
     wide = streams * b.hidden
@@ -177,7 +179,7 @@ def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ..
         return (), (cached(sizes),)
     dim, rate = k.stated("indexer_head_dim"), k.stated("indexer_compress_ratio")
     if k.stated("indexer_kv_heads") != 1:
-        raise k.refuse("indexer_kv_heads", "only 1 is known")
+        raise k.refuse("indexer_kv_heads", "only 1 is supported")
     path = "self_attn.indexer"
     search = (*linear(f"{path}.index_qk_proj", (heads + 1) * dim, b.hidden, shards=1), *norm(f"{path}.norm", 2 * dim))
     attention = replace(cached(sizes, index_dim=dim, attended=k.stated("indexer_budget")), index_rate=rate)
@@ -202,9 +204,9 @@ def _ngrams(
     if not chosen:
         return {}
     if any(not 1 <= i <= b.layers or attends[i - 1] for i in chosen):
-        raise k.refuse("ple_layer_ids", f"layers with linear attention, from 1 to {b.layers}, are expected")
+        raise k.refuse("ple_layer_ids", f"must name layers with linear attention, from 1 to {b.layers}")
     if width % heads or len(chosen) * heads > MOST_TABLES:
-        raise k.refuse("heads_per_ngram", f"{heads} tables do not divide {width}, or there are too many")
+        raise k.refuse("heads_per_ngram", f"{heads} tables do not divide {width} evenly, or there are too many")
     primes = _primes(base, len(chosen) * heads)
     found: dict[int, tuple[tuple[Tensor, ...], tuple[State, ...]]] = {}
     state = State("paged_conv", Part(0, repeated=(kernel - 1) * size * wide), Part(0))

@@ -173,7 +173,7 @@ STUCK = 'fault = "never-schedules"'
     [
         ("evicted", "Evicted: The node was low on resource: memory."),
         ("probe", "Unhealthy: Container engine failed liveness probe, will be restarted"),
-        ("deleted", "not by this run"),
+        ("deleted", "another client"),
     ],
 )
 def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, message):

@@ -99,7 +99,7 @@ def test_an_interpreter_that_was_wanted_is_not_replaced_by_another(tmp_path):
 
 @pytest.mark.parametrize(
     ("backend", "remedy"),
-    [(Missing(), "longctx engine missing"), (ByHand(), "install it in an environment of its own")],
+    [(Missing(), "longctx engine missing"), (ByHand(), "install the engine in a separate environment")],
 )
 def test_an_engine_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(backend, remedy):
     with pytest.raises(LaunchError) as caught:

@@ -82,7 +82,7 @@ def test_switches_take_no_value_and_have_a_no():
     assert read.flags == {"enable-prefix-caching": False, "enforce-eager": True}
     assert read.words == ["model"]
     (problem,) = flags.read(VLLM, ["--enforce-eager=true"]).problems
-    assert str(problem) == "--enforce-eager takes no value, and 'true' is given"
+    assert str(problem) == "--enforce-eager takes no value, but 'true' is given"
 
 
 def test_the_level_of_optimisation_is_glued():
@@ -107,7 +107,7 @@ def test_a_beginning_of_several_is_a_problem_and_takes_its_value_with_it():
 
 def test_a_value_that_is_not_offered_names_those_that_are():
     (problem,) = flags.read(SGLANG, ["--kv-cache-dtype", "fp9"]).problems
-    assert str(problem).startswith("--kv-cache-dtype fp9 is no value of sglang 0.5.23; there are auto, fp8_e5m2")
+    assert str(problem).startswith("--kv-cache-dtype fp9 is not a value in sglang 0.5.23; there are auto, fp8_e5m2")
 
 
 def test_a_config_file_comes_before_the_command_line():

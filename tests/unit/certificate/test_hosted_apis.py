@@ -123,7 +123,7 @@ def test_a_server_may_close_a_connection_that_is_used_again(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "because"),
     [
-        ({"refusal": "openai-without-numbers"}, "no refusal tells a context limit"),
+        ({"refusal": "openai-without-numbers"}, "no refusal names a context limit"),
         ({"refusal": "openai"}, ""),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_wrong_key_is_an_error_and_no_verdict(capsys, monkeypatch):
     with serving(small(limit=6_000)) as url:
         assert cli.main(["certify", url, "--model=miniature", "--key-env=OTHER_KEY"]) == 2
     said = capsys.readouterr().err
-    assert "answers in no known dialect" in said
+    assert "does not answer in any known dialect" in said
     assert "sk-another-key-1" not in said
 
 

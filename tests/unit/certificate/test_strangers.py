@@ -98,7 +98,7 @@ def test_a_pause_after_a_failure_is_no_pace():
 def test_a_server_that_tells_no_time_and_wants_a_long_one_is_said_to_tell_none():
     certificate = certified_slowly(strangers.OneAtATime(limit=LIMIT, key=KEY, every_s=300.0, tells=False))
     assert words(certificate, "broken") == ["time-rate-limit"]
-    assert result(certificate, "time-rate-limit").seen.endswith("none told how long to wait")
+    assert result(certificate, "time-rate-limit").seen.endswith("no refusal stated how long to wait")
 
 
 def test_usage_that_only_streams_have_calibrates_lengths():
@@ -112,9 +112,9 @@ def test_lengths_in_words_contradict_no_claim_and_are_called_words():
     certificate = certified(strangers.CountsNothing(limit=LIMIT, key=KEY), claim=3 * LIMIT)
     assert words(certificate, "broken") == ["count-present"]
     claim = result(certificate, "length-claim")
-    assert (claim.word, claim.because) == ("unmeasured", "a word of filler may have several tokens")
+    assert (claim.word, claim.because) == ("unmeasured", "a filler word may have several tokens")
     assert (certificate.context, certificate.longest, certificate.read_tokens) == (None, None, None)
-    assert "words of filler, whose tokens are not counted" in certificate.headline
+    assert "filler words; the server does not report their tokens" in certificate.headline
     assert "the server reports no usage" in certificate.interval
 
 
@@ -129,7 +129,7 @@ def test_a_model_that_reasons_first_is_read_to_the_end(hidden):
 def test_an_answer_that_ends_in_reasoning_shows_no_truncation():
     certificate = certified(strangers.Reasons(limit=40_000, key=KEY, share=0.5), claim=40_000)
     assert words(certificate, "broken") == []
-    assert "ended at its limit before it had all codes" in result(certificate, "truncation-head").because
+    assert "reached its token limit before it contained all codes" in result(certificate, "truncation-head").because
 
 
 def test_reasoning_that_only_the_total_counts_is_no_wrong_count():
@@ -147,7 +147,7 @@ def test_a_model_that_falls_silent_before_long_texts_drops_no_part_of_them():
 def test_a_token_that_usage_leaves_out_breaks_no_claim():
     certificate = stranger(strangers.LeavesTheStartOut)
     assert words(certificate, "broken") == ["length-told"]
-    assert "the refusals tell the claim" in result(certificate, "length-claim").because
+    assert "the refusals name the claimed length" in result(certificate, "length-claim").because
 
 
 def test_a_limit_of_bytes_is_not_called_one_of_tokens():
@@ -189,7 +189,7 @@ def test_answers_of_a_server_without_a_temperature_may_differ():
 
     certificate = certified(Samples(limit=LIMIT, key=KEY), claim=LIMIT)
     assert words(certificate, "broken") == []
-    assert "takes no temperature" in result(certificate, "answer-repeatable").because
+    assert "does not accept `temperature`" in result(certificate, "answer-repeatable").because
 
 
 def test_a_redirect_on_the_same_host_is_named(capsys):
@@ -199,4 +199,4 @@ def test_a_redirect_on_the_same_host_is_named(capsys):
 
     with serving(Moves(limit=LIMIT, key=KEY)) as url:
         assert cli.main(["certify", url, "--model=miniature"]) == 2
-    assert "the address to which it redirects" in capsys.readouterr().err
+    assert "the address of the redirect" in capsys.readouterr().err

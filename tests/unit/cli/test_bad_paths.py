@@ -148,7 +148,7 @@ def refused(words, capsys):
     # Only what to try, and other wrong keys of the same file, have lines of their own.
     file = first.removeprefix("longctx: ").partition(": ")[0]
     assert all(line.startswith(("  ", f"{file}: ")) for line in rest)
-    assert "please report it" not in printed.err
+    assert "Please report this bug" not in printed.err
     assert "Traceback" not in printed.err + printed.out
     assert len(first) < 600
 
@@ -230,7 +230,7 @@ def test_the_interpreter_adds_nothing_to_the_message_about_a_closed_pipe(place):
     command = [sys.executable, "-m", "pytest_longctx.cli", "compare", "good.jsonl", "good.jsonl"]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (2, "longctx: the reader of the output has closed it before the end\n")
+    assert (done.returncode, done.stderr) == (2, "longctx: the reader of the output closed the pipe before the end\n")
 
 
 def test_a_log_from_a_pipe_is_read(place, capsys):

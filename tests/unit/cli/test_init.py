@@ -63,8 +63,8 @@ def test_the_prompt_has_the_length_that_is_typed(place, capsys, tokens, marker):
     ("words", "message"),
     [
         (["--max-model-len=8Ki"], "--max-model-len needs --model"),
-        (["--backend=vllm", "--model=x/y"], "the context of the model is missing"),
-        (["--backend=vllm", "--model=x/y", "--max-model-len=much"], "is not a token count"),
+        (["--backend=vllm", "--model=x/y"], "the context length of the model is missing"),
+        (["--backend=vllm", "--model=x/y", "--max-model-len=much"], "must be a token count"),
         (["--backend=vllm", "--model=x/y", "--max-model-len=9"], "no room for a prompt"),
         (["--prompt-tokens=many"], "--prompt-tokens: "),
         (["--prompt-tokens=0"], "do not fit"),

@@ -76,10 +76,13 @@ def test_the_terminal_says_how_each_tolerance_came_about(place, capsys):
     assert cli.main(["record", results(place, {})]) == 0
     text = capsys.readouterr().out
     assert "5 runs ranged over 1 % of their median; 2 times that is at most the default of 10 %" in text
-    assert "; a slowdown of 12 % or more is seen" in text
+    assert "; a slowdown of 12 % or more is detected" in text
     assert "warning" not in text
     assert cli.main(["record", results(place, {"measured": {"ttft_s": 1.0, "cached_share": 0.0}}), "--prefix=ONE"]) == 0
-    assert "no spread is known from 1 run, so it is the default of 10 % for the unit s" in capsys.readouterr().out
+    assert (
+        "no spread is known from 1 run, so the tolerance is the default of 10 % for the unit s"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recorded(place, capsys):
@@ -88,14 +91,14 @@ def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recor
     text = capsys.readouterr().out
     assert "5 runs ranged over 31 % of their median" in text
     assert (
-        "  warning: the spread of this machine is too wide: a slowdown of 20 % would not surely be seen in ttft_s"
+        "  warning: the spread of this machine is too wide: a slowdown of 20 % would not reliably be detected in ttft_s"
         in text
     )
     assert "ask.runs = 10" in text
     assert cli.main(["record", noisy, "--prefix=JSON", "--json"]) == 0
     (made,) = json.loads(capsys.readouterr().out)["recorded"]
     assert made["slowdown_seen"]["ttft_s"] == pytest.approx(1.62 / 0.69 - 1)
-    assert "would not surely be seen" in made["warning"]
+    assert "would not reliably be detected" in made["warning"]
 
 
 def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
@@ -115,12 +118,12 @@ def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"verdict": "broken"}, "it is broken; only what holds is recorded"),
-        ({"finding": "GONE-0001"}, "its file is not found; name its folder with --data"),
-        ({"content": "0" * 12}, "its file has changed since the run"),
-        ({"content": ""}, "of an older version"),
+        ({"verdict": "broken"}, "it is broken; only results that hold are recorded"),
+        ({"finding": "GONE-0001"}, "the finding's file was not found; give its folder with --data"),
+        ({"content": "0" * 12}, "the finding's file has changed since the run"),
+        ({"content": ""}, "with an older version"),
         ({"measured": {}}, "it has no figure that can be bounded"),
-        ({"server": {}}, "no figure of this run can be recorded"),
+        ({"server": {}}, "no measured value of this run can be recorded"),
     ],
 )
 def test_what_cannot_be_recorded_is_told_and_not_written(place, capsys, changes, why):
@@ -131,7 +134,7 @@ def test_what_cannot_be_recorded_is_told_and_not_written(place, capsys, changes,
 
 def test_one_case_that_is_left_out_does_not_stop_the_others(place, capsys):
     assert cli.main(["record", results(place, {}, {"finding": "GONE-0001"})]) == 0
-    assert "left out: GONE-0001 own-miniature: its file is not found" in capsys.readouterr().out
+    assert "left out: GONE-0001 own-miniature: the finding's file was not found" in capsys.readouterr().out
 
 
 def test_a_recorded_case_is_recorded_once(place, capsys):
@@ -139,7 +142,7 @@ def test_a_recorded_case_is_recorded_once(place, capsys):
     assert cli.main(["record", path]) == 0
     before = {each: each.read_bytes() for each in (place / "findings").iterdir()}
     assert cli.main(["record", path]) == 2
-    assert "REC-0001 has recorded it; remove its file" in capsys.readouterr().err
+    assert "already recorded as REC-0001; remove that file" in capsys.readouterr().err
     assert {each: each.read_bytes() for each in (place / "findings").iterdir()} == before
     assert cli.main(["record", path, "--prefix=AGAIN"]) == 0
 
@@ -157,8 +160,8 @@ def test_the_folder_of_the_run_is_found_without_being_named(place, capsys, monke
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prefix=rec"], "is not 2 to 8 capital letters"),
-        (["--tolerance=five"], "is not a percentage; write for example 5%"),
+        (["--prefix=rec"], "must be 2 to 8 capital letters"),
+        (["--tolerance=five"], "must be a percentage; write for example 5%"),
         (["--only=LC-0001"], "the run has not judged LC-0001"),
     ],
 )

@@ -28,18 +28,18 @@ def bounds(*figures, typed=None):
         (
             [{"ttft_s": 2.0, "runs": 5.0, "ttft_spread": 0.2}],
             0.40,
-            "5 runs ranged over 20 % of their median, and it is 2 times that; a slowdown of 75 % or more is seen",
+            "5 runs ranged over 20 % of their median, and the tolerance is 2 times that; a slowdown of 75 % or more is detected",
         ),
         ([{"ttft_s": 2.0, "runs": 3.0, "ttft_spread": 0.2}], 0.60, "3 runs ranged over 20 %"),
         (
             [{"ttft_s": 2.0, "runs": 9.0, "ttft_spread": 0.2}],
             0.40,
-            "it is 2 times that; a slowdown of 75 % or more is seen",
+            "the tolerance is 2 times that; a slowdown of 75 % or more is detected",
         ),
         (
             [{"ttft_s": 2.0, "runs": 10.0, "ttft_spread": 0.2}],
             0.20,
-            "it is 1 times that; a slowdown of 34 % or more is seen",
+            "the tolerance is 1 times that; a slowdown of 34 % or more is detected",
         ),
         ([{"ttft_s": 2.0, "runs": 2.0, "ttft_spread": 0.2}], 0.10, "no spread is known from 1 run,"),
         ([{"ttft_s": 1.9}, {"ttft_s": 2.0}, {"ttft_s": 2.1}], 0.30, "3 runs ranged over 10 %"),
@@ -75,7 +75,7 @@ def test_a_rate_has_the_spread_of_its_own_where_it_is_recorded():
     assert found["decode_tokens_per_s"].bound.at_least == pytest.approx(80 * 0.4)
     assert "5 runs ranged over 30 %" in found["decode_tokens_per_s"].seen
     assert found["ttft_s"].bound.at_most == pytest.approx(2.2)
-    assert tolerance.warning(found.values()).partition("seen in ")[2].startswith("decode_tokens_per_s;")
+    assert tolerance.warning(found.values()).partition("detected in ")[2].startswith("decode_tokens_per_s;")
 
 
 def test_a_score_has_the_standard_error_of_its_own_sample():
@@ -124,7 +124,7 @@ def test_what_was_recorded_is_within_its_own_bound(measure, values):
             {"ttft_s": 2.0, "decode_tokens_per_s": 50.0, "runs": 5.0, "ttft_spread": 0.31},
             ["ttft_s", "decode_tokens_per_s"],
         ),
-        ({"ttft_s": 2.0, "runs": 3.0, "ttft_spread": 0.5}, ["ttft_s"]),  # no slowdown is surely seen
+        ({"ttft_s": 2.0, "runs": 3.0, "ttft_spread": 0.5}, ["ttft_s"]),  # no slowdown is certain to be detected
         ({"ttft_s": 2.0}, []),  # nothing is known
         ({"kv_cache_tokens": 1000.0, "runs": 5.0, "ttft_spread": 0.5}, []),  # a slowdown does not change it
     ],
@@ -140,7 +140,7 @@ def test_a_spread_that_hides_a_slowdown_of_a_fifth_is_told(figures, blind):
 def test_without_a_spread_nothing_is_said_to_be_seen():
     (found,) = bounds({"ttft_s": 2.0}).values()
     assert found.visible is None
-    assert found.seen.endswith("; which slowdown is seen is not known")
+    assert found.seen.endswith("; the smallest detectable slowdown is not known")
     assert "slowdown" not in bounds({"kv_cache_tokens": 1000.0})["kv_cache_tokens"].seen
 
 

@@ -208,7 +208,7 @@ def _answering(monkeypatch):
             Script("import time; print('still here'); time.sleep(60)", limit_s=1.0),
             "script: not finished within 1 s; see ",
         ),
-        (Script("", tokens=200), "script: its prompts had 200.0 tokens on average, but 256 were requested"),
+        (Script("", tokens=200), "script: the tool's prompts had 200.0 tokens on average, but 256 were requested"),
     ],
 )
 def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, message, tmp_path):

@@ -116,5 +116,5 @@ def test_answers_are_written_and_read(tmp_path):
     assert repeatability.load(path) == kept
     for broken in ("", "[]", "{}", json.dumps({"form": 1, "prompt": "p", "each": [], "facts": {}}), '{"form": 2'):
         path.write_text(broken)
-        with pytest.raises(ResultsError, match="this is not a file of answers"):
+        with pytest.raises(ResultsError, match="must be a file of answers"):
             repeatability.load(path)

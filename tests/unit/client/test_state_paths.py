@@ -180,8 +180,8 @@ def test_a_backend_without_salts_cannot_be_asked_about_them():
     [
         ("external", "no flag of the deployment connects an external cache"),
         ("speculation", "no counter of drafted tokens"),
-        ("evicted", "size of its KV cache is not known"),
-        ("window-border", "attention windows is not known"),
+        ("evicted", "size of the server's KV cache is not known"),
+        ("window-border", "the server has no attention windows, or their size is not known"),
         ("stored-dtype", "only for a probe"),
     ],
 )

@@ -56,7 +56,7 @@ def test_two_equal_rates_give_the_smaller_dtype():
 
 def test_a_backend_that_computes_elsewhere_has_no_fastest_dtype():
     one = factories.deployment(flags={"dtype": "fastest"})
-    with pytest.raises(UsageError, match=r"tiny: .* needs a backend that computes on a CPU; vllm does not"):
+    with pytest.raises(UsageError, match=r"tiny: .* needs a backend that runs on a CPU; vllm does not"):
         defaults.settle(one, backend("vllm"), Machine(Hardware("H200")))
 
 
@@ -111,7 +111,7 @@ def test_what_was_measured_is_no_part_of_a_deployment():
     digests = {toml.digest(settled("cpu-probe-128k", speed)) for speed in (AMX, slower, None)}
     assert len(digests) == 1
     assert toml.digest(settled("cpu-probe-128k", AVX2)) not in digests
-    with pytest.raises(TableError, match="expected_boot_s is measured on the machine; it is not a key of a file"):
+    with pytest.raises(TableError, match="expected_boot_s is measured on the machine and cannot be set in a file"):
         factories.deployment(timeouts={"expected_boot_s": 3.0})
 
 

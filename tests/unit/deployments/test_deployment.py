@@ -82,7 +82,7 @@ def test_hardware_is_kept_in_one_spelling(written, kept):
 
 
 def test_unknown_hardware_is_refused_with_the_known_kinds():
-    with pytest.raises(TableError, match=r"hardware: '8xH201' is not hardware.*H200"):
+    with pytest.raises(TableError, match=r"hardware: '8xH201' must be hardware.*H200"):
         factories.deployment(hardware="8xH201")
 
 
@@ -138,7 +138,7 @@ def test_a_project_s_own_deployments_come_beside_those_that_ship(tmp_path):
 
 
 def test_what_is_no_folder_of_data_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="load_deployments: there is no folder"):
+    with pytest.raises(UsageError, match="load_deployments: folder not found"):
         load_deployments(tmp_path / "gone")
     with pytest.raises(UsageError, match=r"load_deployments: .* has none of findings/, deployments/"):
         load_deployments(tmp_path)

@@ -39,7 +39,7 @@ def test_a_name_is_not_taken_over(tmp_path):
 
 @pytest.mark.parametrize(
     ("like", "complaint"),
-    [("none", "none.toml: there is no such file"), ("two", "two is itself like 'one'; name that one")],
+    [("none", "none.toml: file not found"), ("two", "two is itself like 'one'; name that deployment")],
 )
 def test_a_deployment_is_only_like_one_that_says_it_all(tmp_path, like, complaint):
     write(

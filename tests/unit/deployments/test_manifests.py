@@ -95,7 +95,7 @@ def test_sizes_of_kubernetes_are_binary_with_an_i_alone():
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff\xfe", "it is not text"), (b"a: [", "not valid YAML"), (b"\t{", "not valid YAML")],
+    [(b"\xff\xfe", "must be a text file"), (b"a: [", "not valid YAML"), (b"\t{", "not valid YAML")],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content, said):
     path = tmp_path / "file.yaml"

@@ -165,7 +165,7 @@ def test_a_disk_that_fills_up_leaves_nothing(home, published):
     process = context.Process(target=_make_small, args=(folder(home), published, said))
     process.start()
     process.join()
-    assert "could not be made: " in said.get()
+    assert "could not be created: " in said.get()
     assert left(home) == []
 
 

@@ -26,7 +26,7 @@ def test_an_idle_machine_is_free():
 
 def test_a_process_that_holds_memory_is_named_with_its_command_line():
     (line,) = memory_holders.memory_holders(look(71.5, 0.0, holders=[Holder(0, os.getpid(), 71 * GiB)]))
-    assert line.startswith(f"device 0: 71.00 GiB by pid {os.getpid()}: ")
+    assert line.startswith(f"device 0: 71.00 GiB in use by pid {os.getpid()}: ")
     assert Path(sys.executable).name in line
 
 
@@ -34,12 +34,14 @@ def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
         (line,) = memory_holders.memory_holders(look(30.0, holders=[Holder(0, gone.pid, None)]))
-    assert line == f"device 0: an unknown amount by pid {gone.pid}: {GONE}"
+    assert line == f"device 0: an unknown amount in use by pid {gone.pid}: {GONE}"
 
 
 def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
     """As inside a container, where the driver does not list processes of other containers."""
-    assert memory_holders.memory_holders(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no visible process: {GONE}"]
+    assert memory_holders.memory_holders(look(0.0, 64.0)) == [
+        f"device 1: 64.00 GiB in use by a process that is not visible ({GONE})"
+    ]
 
 
 def test_a_secret_on_a_command_line_is_not_shown():
@@ -57,7 +59,7 @@ def test_a_secret_on_a_command_line_is_not_shown():
 def test_a_boot_is_refused_with_what_was_found_and_what_to_do():
     memory_holders.refuse("big", "1xH200", "NVML", [])
     with pytest.raises(LaunchError) as refused:
-        memory_holders.refuse("big", "1xH200", "NVML", ["device 0: 71.00 GiB by pid 7: vllm serve"])
+        memory_holders.refuse("big", "1xH200", "NVML", ["device 0: 71.00 GiB in use by pid 7: vllm serve"])
     rows = str(refused.value).splitlines()
     assert rows[0].startswith("big was not booted")
     assert [row.split()[0] for row in rows[1:]] == ["asked", "found", "checked", "try"]
@@ -70,8 +72,8 @@ def test_what_was_held_before_is_not_the_servers():
     assert memory_holders.memory_holders(before, before) == []
     after = look(60.0, 25.0, holders=[Holder(0, 7, 40 * GiB), Holder(0, 8, 20 * GiB)])
     first, second = memory_holders.memory_holders(after, before)
-    assert first.startswith("device 0: 20.00 GiB by pid 8")
-    assert second.startswith("device 1: 20.00 GiB by no visible process")
+    assert first.startswith("device 0: 20.00 GiB in use by pid 8")
+    assert second.startswith("device 1: 20.00 GiB in use by a process that is not visible")
 
 
 def test_memory_may_take_a_moment_to_come_back():

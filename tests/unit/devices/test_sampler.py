@@ -153,7 +153,9 @@ def test_a_server_is_watched_over_in_a_thread_that_ends_with_it(sourced):
 def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
     source, rows = sourced(Scripted(40.0, holders=[Holder(0, 1, 40 * GiB)])), noted()
     with (
-        pytest.raises(LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB by pid 1:"),
+        pytest.raises(
+            LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB in use by pid 1:"
+        ),
         monitored(factories.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False),
     ):
         raise AssertionError
@@ -169,7 +171,7 @@ def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeyp
     with monitored(factories.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)
     (line,) = said(rows)
-    assert line.startswith("tiny has stopped, but its memory was not released: device 0: 70.00 GiB by pid 1: ")
+    assert line.startswith("tiny has stopped, but its memory was not released: device 0: 70.00 GiB in use by pid 1: ")
 
 
 @pytest.mark.parametrize("kind", ["H200", "MI300X", "trn2"])

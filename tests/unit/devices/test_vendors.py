@@ -114,7 +114,7 @@ def test_neurons_tool_is_followed_until_it_is_let_go(on_path):
     assert one.used_bytes == 4 * 63105088
     assert len(source.holders()) == 4
     source.close()
-    with pytest.raises(OSError, match="it exited with code -9"):
+    with pytest.raises(OSError, match="the tool exited with code -9"):
         source.devices()
 
 

@@ -174,7 +174,7 @@ def test_a_pattern_that_cannot_be_used_is_refused(regex, complaint):
     ("changes", "complaint"),
     [
         ({"outcome": "explodes"}, r"signature\.0\.outcome: Input should be"),
-        ({"version": "12"}, "is not a version range"),
+        ({"version": "12"}, "must be a version range"),
         ({"near_mis": "n"}, "did you mean 'near_miss'"),
     ],
 )

@@ -28,13 +28,13 @@ def test_only_an_expected_failure_has_a_cure_or_a_reason_why_not(changes):
 
 
 def test_a_finding_has_a_cure_or_a_reason_why_not_but_not_both():
-    with pytest.raises(TableError, match="the finding has both; keep one of them"):
+    with pytest.raises(TableError, match="a finding must not have both keys"):
         factories.finding(**FAILS, cure="TT-0002", no_cure="and none")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"cure": "TT-0002"}, "Cure: TT-0002."), ({"no_cure": "it is too old"}, "No cure: it is too old.")],
+    [({"cure": "TT-0002"}, "Fix: TT-0002."), ({"no_cure": "it is too old"}, "No fix: it is too old.")],
 )
 def test_the_page_of_a_document_names_the_cure(changes, message):
     (page,) = (

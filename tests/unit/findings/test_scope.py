@@ -265,7 +265,7 @@ def test_a_finding_about_a_feature_needs_one_of_its_flags(flags, applies):
 
 
 def test_a_deployment_for_other_versions_of_the_engine_is_out_of_scope():
-    line = "version: 0.33.0 is not >=0.25,<0.26, the versions that tiny is for"
+    line = "version: 0.33.0 is not >=0.25,<0.26, the versions for which tiny is intended"
     deployment = factories.deployment(version=">=0.25,<0.26")
     assert mismatch(factories.finding(), Conditions(deployment, None, "0.33.0"), settled=False) == (5, line)
     for known in ("0.25.1", None):

@@ -181,7 +181,7 @@ def test_the_report_says_of_a_boot_that_came_up_that_it_was_predicted_otherwise(
     finding = factories.finding()
     message = remark(finding, FAILS, Observation("serves"))
     assert message.endswith(
-        "but it started as documented: the prediction is wrong, or this machine differs from the one it assumes"
+        "but it started as documented: the prediction is wrong, or this machine differs from the assumed machine"
     )
     row = {**factories.verdict(word="holds"), "why": message}
     assert remarks(factories.results(row, boots=[factories.booted()])) == [row]

@@ -126,7 +126,7 @@ def test_a_deployment_without_an_image_is_said():
 
 @pytest.mark.parametrize("mount", ["/a", "/a:b", ":/b", "/a:/b:rw:ro", "/a:/b:yes"])
 def test_a_mount_is_checked_when_it_is_read(mount):
-    with pytest.raises(TableError, match="is not a mount"):
+    with pytest.raises(TableError, match="must be a mount"):
         factories.deployment(docker={"mounts": [mount]})
 
 

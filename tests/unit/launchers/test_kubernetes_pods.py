@@ -80,7 +80,7 @@ def over(code, reason="Error"):
             pod({"running": {}}, meta={"deletionTimestamp": "now"}),
             [],
             1,
-            "Deleted: the Pod p is being deleted, and not by this run",
+            "Deleted: the Pod p is being deleted by another client",
         ),
         (
             pod(over(137), "Failed"),

@@ -191,7 +191,7 @@ def test_of_several_mistakes_the_worst_is_named():
 def test_what_is_no_start_is_an_error():
     with pytest.raises(TableError, match="no `docker run`"):
         of_command("kubectl apply -f pod.yaml")
-    with pytest.raises(TableError, match="not a Pod in JSON"):
+    with pytest.raises(TableError, match="must be a Pod in JSON"):
         of_pod("kind: Pod")
 
 

@@ -21,7 +21,7 @@ def tried(name, hardware, kind="gpu-oom-kv"):
     [
         ("scout-vllm-8m-095", "8xH200", "--gpu-memory-utilization 0.9: fits "),
         ("scout-vllm-5m-hybrid-off", "8xH200", "--kv-cache-dtype fp8: fits "),
-        ("scout-vllm-2m", "8xH200", "the prediction was that it serves: "),
+        ("scout-vllm-2m", "8xH200", "the prediction was that the server serves: "),
     ],
 )
 def test_a_remedy_is_named_with_what_it_comes_to(name, hardware, first):

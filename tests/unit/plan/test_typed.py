@@ -162,7 +162,7 @@ def test_a_flag_whose_memory_is_counted_is_not_named(ask, line):
 
 
 @pytest.mark.parametrize(
-    ("line", "more"), [("-tp 2 -dcp 2", "or above 0: 2 devices hold 4 KV heads"), ("-tp 8 -dcp 3", "is no divisor")]
+    ("line", "more"), [("-tp 2 -dcp 2", "be at most 0: 2 devices hold 4 KV heads"), ("-tp 8 -dcp 3", "must divide")]
 )
 def test_tokens_are_divided_among_devices_that_share_heads_alone(ask, line, more):
     found = ask(f"vllm serve M {line}", "8xH100", MODELS["qwen3-30b-a3b"]["config"])
@@ -268,10 +268,10 @@ def test_the_longest_that_fits(ask, word):
         (
             "vllm serve M --gpu-memory-utilization 92",
             "8xH100",
-            "--gpu-memory-utilization 92.0 is not a share of the device",
+            "--gpu-memory-utilization 92.0 must be above 0 and at most 1",
         ),
-        ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is not a whole number of at least 1"),
-        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is not a number of tokens"),
+        ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 must be a whole number of at least 1"),
+        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 must be a number of tokens"),
         ("vllm serve M --attention-backend CUTLASS_MLA", "1xH100", "CUTLASS_MLA needs a device of Blackwell"),
         ("sglang serve --model M --attention-backend fa3", "1xB200", "fa3 needs a device of Ampere or Ada or Hopper"),
         ("sglang serve --model M --enable-hierarchical-cache --disable-radix-cache", "1xH100", "needs the radix cache"),
@@ -329,7 +329,7 @@ def test_host_memory_of_a_hierarchical_cache(ask):
     assert (found.outcome, found.phase) == ("refuses", "kv_cache")
     missing_gib = 800e9 / 2**30 - 502
     assert (
-        "hierarchical cache of 8 ranks 745.06 GiB of host memory is asked for, and 502.00 GiB are left"
+        "hierarchical cache of 8 ranks 745.06 GiB of host memory is requested, but only 502.00 GiB are available"
         in found.headline
     )
     assert found.headline.endswith(f"{missing_gib:.2f} GiB are missing")
@@ -466,10 +466,10 @@ def test_a_device_of_unknown_size_is_named(ask):
 @pytest.mark.parametrize(
     ("hardware", "said"),
     [
-        (None, "it names no hardware; say which"),
-        ("8xZ1", "'8xZ1' is not hardware"),
-        ("0x80GiB", "is not hardware"),
-        ("4xmuchGiB", "is not hardware"),
+        (None, "no hardware is named; add"),
+        ("8xZ1", "'8xZ1' must be hardware"),
+        ("0x80GiB", "must be hardware"),
+        ("4xmuchGiB", "must be hardware"),
     ],
 )
 def test_hardware_that_is_not_known(hardware, said):
@@ -537,15 +537,15 @@ def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
     ("typed", "said"),
     [
         (["--hardware", "1xH100", "none.yaml"], "none.yaml: No such file or directory"),
-        (["--hardware", "1xH100", "--", "ls", "-l"], "no start of an engine is found"),
+        (["--hardware", "1xH100", "--", "ls", "-l"], "it starts no known engine"),
         (
             ["--hardware", "1xH100", "--model", "nowhere", "--", "vllm", "serve", "M"],
-            "--model nowhere: this is neither a config.json",
+            "--model nowhere: must be a config.json",
         ),
-        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is not a version"),
+        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' must be a version"),
         (
             ["--hardware", "1xH100", "--backend", "sglang", "--", "vllm", "serve", "M"],
-            "a command names its engine",
+            "a command already names the engine",
         ),
         (["--hardware", "1xH100", "--solve"], "--solve applies only to the plan of a command or a file"),
         ([], "the hardware is missing"),

@@ -74,7 +74,7 @@ def test_a_depth_outside_is_refused(depth):
 
 
 def test_a_message_smaller_than_its_needle_is_refused():
-    with pytest.raises(PromptError, match="its needle alone takes"):
+    with pytest.raises(PromptError, match="the needle alone takes"):
         made(tokenizers.vocabulary("byte_level"), 20, 0.5)
 
 
@@ -91,5 +91,5 @@ def test_a_template_that_depends_on_the_message_is_refused():
     def shortened(messages):
         return render([{**each, "content": each["content"].replace("\n\n", " ")} for each in messages])
 
-    with pytest.raises(PromptError, match="does not render every message alike"):
+    with pytest.raises(PromptError, match="does not render every message in the same way"):
         chat_needles.messages(read, shortened, Sentences(), NEEDLE, 600, 0.5)

@@ -104,7 +104,7 @@ def test_a_depth_outside_the_haystack_is_refused(reader, depth):
 
 
 def test_a_haystack_smaller_than_its_needle_is_refused(reader):
-    with pytest.raises(PromptError, match="its needle alone takes"):
+    with pytest.raises(PromptError, match="the needle alone takes"):
         factory(reader("byte_level")).needle(10, 0.5)
 
 

@@ -86,15 +86,15 @@ def test_files_of_one_second_are_all_kept(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "this is not a results file of schema 1"),
+        ("", "must be a results file of schema 1"),
         ('{"kind": "boot"}\n', "its first line must be the header"),
-        ('{"kind": "header", "schema": 0}\n{"kind": "footer"}\n', "not a results file of schema 1"),
+        ('{"kind": "header", "schema": 0}\n{"kind": "footer"}\n', "must be a results file of schema 1"),
         ('{"kind": "header", "schema": 1}\n', "the footer is missing: the run was cut off after 0 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "boot"}\n', "the run was cut off after 1 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "bo', "the run was cut off after 0 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "bo\n{"kind": "footer"}', "Unterminated string"),
         ('{"kind": "header", "schema": 1}\n{"kind": "vitals"}\n{"kind": "footer"}', "'vitals' lacks at_s, figures"),
-        ("[1]\n", "this is not a results file"),
+        ("[1]\n", "must be a results file"),
         ("not JSON", "Expecting value"),
     ],
 )

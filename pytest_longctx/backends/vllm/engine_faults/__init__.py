@@ -1,5 +1,5 @@
 """
-A vLLM plugin that plants one fault in a running engine, to test the tests. Never use it on a server that others use.
+A vLLM plugin that injects one fault into a running engine, to test the tests. Never use it on a server that others use.
 
 `write_plugin` makes a folder for PYTHONPATH. Each process of vLLM loads this package from there as a general plugin.
 `CONTROL` names a file. To turn a fault on while the server runs, write its name to that file; an empty file turns it
@@ -82,7 +82,7 @@ def armed() -> str:
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Plant a fault: replace the function *name* of *owner* by the one that *make* returns for it."""
+    """Inject a fault: replace the function *name* of *owner* by the one that *make* returns for it."""
     setattr(owner, name, make(getattr(owner, name)))
 
 

@@ -86,7 +86,7 @@ def test_readings_are_written_and_read(tmp_path):
 def test_a_file_without_readings_is_named(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(ResultsError, match=r"a\.npz: this is not a file of readings"):
+    with pytest.raises(ResultsError, match=r"a\.npz: must be a file of readings"):
         readings.load(path)
 
 
@@ -95,7 +95,7 @@ def test_a_cut_file_and_a_changed_shape_are_named(tmp_path):
     readings.save(read(Exact()), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ResultsError, match="this is not a file of readings"):
+    with pytest.raises(ResultsError, match="must be a file of readings"):
         readings.load(path)
     path.write_bytes(whole)
     with np.load(path) as found:

@@ -58,7 +58,7 @@ def test_a_claim_without_a_finding_needs_a_reason(tmp_path):
     data = tmp_path / "claims.toml"
     row = ", ".join(f'{name} = "{value}"' for name, value in ROW.items())
     data.write_text(f'[[document]]\ntitle = "t"\nfile = "f"\nclaim = [{{ {row} }}]\n', encoding="utf-8")
-    with pytest.raises(TableError, match="line 3: a claim needs a finding, or the reason why it has none"):
+    with pytest.raises(TableError, match="line 3: a claim needs a finding, or a reason why there is no finding"):
         claims.load(data)
 
 

@@ -138,12 +138,12 @@ def test_repeated_requests_have_the_spread_of_those_that_were_judged(times_s, wa
     ("run", "why"),
     [
         (one([1.0, 2.0], ttft_s=2.0), "several requests"),
-        (one([1.0, 2.0], runs=2, ttft_s=1.0), "not those of its last requests"),
-        (one([1.0, 1.0], runs=2, ttft_s=1.0, lengths=[10, 20]), "several lengths"),
+        (one([1.0, 2.0], runs=2, ttft_s=1.0), "do not belong to the last requests"),
+        (one([1.0, 1.0], runs=2, ttft_s=1.0, lengths=[10, 20]), "different lengths"),
         (one([1.0, 1.0], runs=2, ttft_s=1.0, endings=["complete", "refused"]), "not every request was answered"),
-        (one([1.0], runs=1, ttft_s=1.0, endings=[None]), "not recorded one by one"),
-        (one([1.0], runs=3, ttft_s=1.0), "not recorded one by one"),
-        (one([], ttft_s=1.0), "not recorded"),
+        (one([1.0], runs=1, ttft_s=1.0, endings=[None]), "do not record each request separately"),
+        (one([1.0], runs=3, ttft_s=1.0), "do not record each request separately"),
+        (one([], ttft_s=1.0), "do not record"),
     ],
 )
 def test_requests_that_are_not_surely_equal_are_left_out(run, why):
@@ -166,7 +166,7 @@ def test_the_command_writes_a_file_for_each_workload_and_names_the_rest(tmp_path
     assert sorted(map(Path, said["files"])) == sorted((tmp_path / "out").iterdir())
     assert len(said["files"]) + len(said["left_out"]) == len({row["test"] for row in read(path).verdicts})
     assert cli.main(["report", str(path), "--format", form, "-o", str(tmp_path / "out"), "--png"]) == 2
-    assert "are for HTML" in capsys.readouterr().err
+    assert "apply only to HTML" in capsys.readouterr().err
 
 
 def test_a_run_without_a_workload_is_no_success(tmp_path, capsys):

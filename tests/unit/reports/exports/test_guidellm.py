@@ -87,7 +87,7 @@ def test_a_request_alone_has_all_its_figures():
 def test_a_load_is_left_out_and_says_why():
     run = read(RUNS[0] / "results.jsonl")
     (load,) = (each for each in workloads(run).found if each.verdict["finding"] == "LC-0050")
-    assert "results keep percentiles" in guidellm.unfit(load)
+    assert "results contain only percentiles" in guidellm.unfit(load)
     fit = [each for each in workloads(run).found if not guidellm.unfit(each)]
     assert fit
     assert all(each.judged and not each.load for each in fit)
