@@ -78,7 +78,7 @@ def test_it_is_not_booted_on_a_device_that_another_process_holds(pytester, monke
     chosen = ("-k", "LC-0030-first or LC-0001-first", "--longctx-launcher=prefixed:env A=B")
     outcome = pytester.runpytest_subprocess(*told, *chosen)
     outcome.assert_outcomes(errors=2)
-    outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB by no visible process*"])
+    outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB in use by a process that is not visible*"])
 
 
 @pytest.mark.parametrize(

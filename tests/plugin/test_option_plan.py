@@ -101,7 +101,7 @@ def test_a_finding_that_the_physics_contradicts_is_named(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "--hardware", "8xH999"], "'8xH999' is not hardware"),
+        (["plan", "--hardware", "8xH999"], "'8xH999' must be hardware"),
         (["plan", "--hardware", "8xH200", "--backend", "vlm"], "unknown backend 'vlm': did you mean 'vllm'?"),
         (["engine", "sglang"], "longctx cannot install the engine of backend 'sglang'"),
     ],

@@ -22,12 +22,12 @@ UNUSABLE = {
         ["--backend=openai"],
         "give the URL of a running one: --longctx-launcher=url:http://HOST:PORT",
     ),
-    "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' is not hardware"),
+    "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' must be hardware"),
     "load": (
         ["--backend=miniature", "--longctx-load=vllm"],
         "--longctx-load: unknown tool 'vllm'. Known: aiperf, guidellm, vllm-bench",
     ),
-    "seed": (["--backend=miniature", "--longctx-seed=abc"], "'abc' is not a whole number"),
+    "seed": (["--backend=miniature", "--longctx-seed=abc"], "'abc' must be a whole number"),
     "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "folder not found"),
     "data that has nothing": (
         ["--backend=miniature", "--longctx-data=."],

@@ -112,4 +112,4 @@ def test_a_device_that_a_stranger_holds_is_still_refused(run, pytester, monkeypa
         *here, *reported, "-k", "LC-0030-first or LC-0001-first", "--longctx-hardware=4xH200"
     )
     outcome.assert_outcomes(errors=2)
-    outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB by no visible process*"])
+    outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB in use by a process that is not visible*"])
