@@ -45,7 +45,7 @@ def test_a_hierarchical_cache_at_ratio_2_takes_twice_the_pools_of_all_gpus(capsy
     """81.2 GiB of pool on each of eight GPUs; the document counts those of one."""
     words = [*SGLANG.split(), "--tp", "8", "--enable-hierarchical-cache", "--hicache-ratio", "2.0"]
     said = planned(capsys, "--host-memory", "512", "--engine-version", "0.5.6.post2", "--", *words)
-    assert "hierarchical cache of 8 ranks 1299.01 GiB of host memory is asked for" in said
+    assert "hierarchical cache of 8 ranks 1299.01 GiB of host memory is requested" in said
 
 
 @pytest.mark.parametrize("version", ["0.5.6", "0.5.6.post2", "0.5.16", "0.5.23"])

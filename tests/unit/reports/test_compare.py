@@ -144,7 +144,7 @@ def test_other_hardware_is_no_baseline():
 
 def test_a_gate_that_would_compare_nothing_is_refused():
     run = results(verdict(ttft_s=1.0))
-    with pytest.raises(UsageError, match="the baseline has no tpot_s"):
+    with pytest.raises(UsageError, match="the baseline has no value of tpot_s"):
         Gate.of(run, "tpot_s:1%")
     with pytest.raises(UsageError, match="no finding was judged in both runs"):
         Gate.of(run, "ttft_s:1%").missed(results(verdict("TT-0002", ttft_s=1.0)))
