@@ -68,7 +68,7 @@ def test_several_logs_gzip_and_standard_input(capsys, tmp_path, monkeypatch):
     [
         (None, "No such file"),
         (b"", "the log is empty"),
-        (b"\x7fELF\0\0", "not text"),
+        (b"\x7fELF\0\0", "must be a text file"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
     ],
 )
