@@ -17,7 +17,7 @@ WRONG = {
     "signatures into a file": (["signatures", "file"], "file: File exists"),
     "commands into a file": (["commands", "file"], "file: File exists"),
     "a report into nowhere": (["report", "nope"], "nope: No such file or directory"),
-    "a history without a store": (["history", "show", "nope"], "nope: there is no run here; add one"),
+    "a history without a store": (["history", "show", "nope"], "nope: this folder contains no run; add one"),
     "a history of nothing": (["history", "add", "nope"], "history add: give at least one results file"),
 }
 

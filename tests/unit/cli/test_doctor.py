@@ -77,7 +77,7 @@ def test_the_available_memory_is_the_kernels(tmp_path):
     ("asked", "lacks"),
     [
         ("httpx>=0.1", ""),
-        ("httpx>=99", "is not >=99"),
+        ("httpx>=99", "httpx must be >=99"),
         ("no-such-distribution-of-ours", "is not installed"),
     ],
 )
