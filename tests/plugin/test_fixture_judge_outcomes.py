@@ -102,7 +102,7 @@ def test_a_run_that_judged_nothing_is_red(run):
     done.outcome.stdout.fnmatch_lines(
         [
             "*15 out of scope hardware: needs 8xH200, this machine has cpu",
-            "*8 out of scope hardware: needs 1xH200, this machine has cpu",
+            "*10 out of scope hardware: needs 1xH200, this machine has cpu",
             "*2 out of scope hardware: needs 1xGPU, this machine has cpu",
             "no finding was judged, so the run fails*",
         ]
