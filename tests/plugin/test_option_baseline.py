@@ -63,7 +63,7 @@ def test_a_finding_that_the_baseline_does_not_know_is_judged_as_ever(run, baseli
         (["--longctx-baseline=baseline.jsonl"], "give both"),
         (["--longctx-baseline=none.jsonl", "--longctx-fail-on=ttft_s:10%"], "none.jsonl"),
         (["--longctx-baseline=baseline.jsonl", "--longctx-fail-on=tfft_s:10%"], "did you mean 'ttft_s'"),
-        (["--longctx-baseline=baseline.jsonl", "--longctx-fail-on=kv_gib:10%"], "the baseline has no kv_gib"),
+        (["--longctx-baseline=baseline.jsonl", "--longctx-fail-on=kv_gib:10%"], "the baseline has no value of kv_gib"),
     ],
 )
 def test_a_baseline_that_says_nothing_is_refused(pinned, baseline, options, complaint):
