@@ -4,7 +4,7 @@ One request and its answer, recorded as clock readings from which all metrics ar
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
@@ -12,7 +12,8 @@ from typing import Literal
 
 from pytest_longctx.client.answer_tokens import Token, first_difference
 from pytest_longctx.client.answers import json_of
-from pytest_longctx.errors import LongctxError
+from pytest_longctx.errors import LaunchError, LongctxError
+from pytest_longctx.findings import aggregate
 from pytest_longctx.observation import Kind, Observation, Outcome
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
@@ -253,6 +254,27 @@ class Exchange:
             sent_tokens=self.sent_tokens,
             asked_tokens=self.asked_tokens if self.ending == "complete" else None,
         )
+
+
+def observation_of(
+    seen: Exchange | Sequence[Exchange] | Observation, observe: Callable[[Exchange], Observation] = Exchange.observe
+) -> Observation:
+    """
+    Return the one observation to judge of what a test has *seen*: an exchange, several, or an observation.
+
+    *observe* makes the observation of each exchange. Raises `LaunchError` if no request reached an engine.
+    """
+    if not isinstance(seen, Observation):
+        each = [seen] if isinstance(seen, Exchange) else seen
+        seen = aggregate.summary([observe(one) for one in each])
+    require_asked(seen)
+    return seen
+
+
+def require_asked(seen: Observation) -> None:
+    """Raise `LaunchError` if a request never reached an engine. That is an error of the environment and judges no finding."""
+    if seen.kind == "not-asked":
+        raise LaunchError(seen.said)
 
 
 class UnservedError(LongctxError):

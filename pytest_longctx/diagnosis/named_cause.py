@@ -54,7 +54,11 @@ def line_of(reading: LogReader, found: Failure) -> str:
 
 
 def phase_of(reading: LogReader, found: Failure) -> Phase:
-    """Return the phase of the failure. A server that serves works on a request; a log without boot facts may begin late."""
+    """
+    Return the phase of the failure that the line *found* names.
+
+    After the boot, the server works on a request. A log without facts of a boot may begin late; then the phase is unknown.
+    """
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
     return when(found.phase, told=placed or reading.boot.told)
 

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_longctx import toml
 from pytest_longctx.backends import Backend, environments
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.exchange import Exchange, observation_of
 from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments import capacity, models
@@ -28,7 +28,6 @@ from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
-from pytest_longctx.launchers.evidence import summarised
 from pytest_longctx.launchers.readiness import HALTER, STOPPER, ended_in_order, how_it_ended
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import clock
@@ -135,7 +134,7 @@ class Boot:
         added. Raises `LaunchError` if no request reached an engine, if the server's container or Pod has disappeared, or if
         something outside stopped the server.
         """
-        return self._with_canary(self._with_cause(summarised(seen, self.weigh)))
+        return self._with_canary(self._with_cause(observation_of(seen, self.weigh)))
 
     def _with_canary(self, seen: Observation) -> Observation:
         """Return *seen* with the violations of the KV cache that the engine has logged since its start, if it logs any."""

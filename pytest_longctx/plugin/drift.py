@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def drift(
+def compare_texts(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """

@@ -1,7 +1,6 @@
 """The paths by name. Each sends its readings, and records the proof that the path was taken."""
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from pytest_longctx.client.watchdog import poll_metrics
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
-from pytest_longctx.probe import codes, grading, registry
+from pytest_longctx.probe import grading, number_formats, registry
 from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import PromptFactory
 
@@ -301,7 +300,7 @@ def stored_dtype(one: Walk) -> None:
         raise UnwalkableError("this probe has no keys that measure the precision of a KV cache")
     asked = str(one.server.deployment.flags.get("kv-cache-dtype", "auto"))
     computed = str(one.server.words.get("dtype") or one.server.deployment.flags.get("dtype", "auto"))
-    bits = mantissa_bits(computed if asked == "auto" else asked)
+    bits = number_formats.mantissa_bits(computed if asked == "auto" else asked)
     if bits is None:
         raise UnwalkableError(
             f"the number of key bits that {asked!r} keeps is unknown for the model dtype {computed!r}"
@@ -313,26 +312,6 @@ def stored_dtype(one: Walk) -> None:
         "kv_ladder_breaks": found.breaks,
         "kv_bits_beyond": None if found.mantissa_bits is None else found.mantissa_bits - bits,
     }
-
-
-_EXACT_BITS: Final = MappingProxyType(
-    {"bfloat16": 7, "float16": 10, "float32": codes.RUNGS, "fp8": 3, "fp8_e4m3": 3, "fp8_e5m2": 2}
-)
-_INTEGER: Final = re.compile(r"(?:int|[_k]|nvfp)(\d)(?:bit|v\d|_|$)")
-
-
-def mantissa_bits(dtype: str) -> int | None:
-    """
-    Mantissa bits of a key that a KV cache of *dtype* keeps, at most as many as the ladder has rungs; None if unknown.
-
-    Integers of b bits scaled to a largest key of at least 1.5 have steps of 1.5 / (2^(b-1) - 1), so they keep b - 2 at
-    most.
-
-    >>> mantissa_bits("fp8_e4m3"), mantissa_bits("turboquant_k8v4"), mantissa_bits("ultraquant_4bit")
-    (3, 6, 2)
-    """
-    named = _INTEGER.search(dtype)
-    return _EXACT_BITS.get(dtype, int(named[1]) - 2 if named else None)
 
 
 PATHS: Mapping[str, Path] = MappingProxyType(
