@@ -80,13 +80,15 @@ class Examination:
     @property
     def dialect(self) -> Dialect:
         if self.found_dialect is None:
-            raise Unaskable("no dialect has been found yet")
+            raise Unaskable("the dialect of the endpoint is unknown: no request in any known dialect has succeeded")
         return self.found_dialect
 
     @property
     def ruler(self) -> Ruler:
         if self._ruler is None:
-            raise Unaskable("the prompt lengths have not been calibrated yet")
+            raise Unaskable(
+                "prompts of a given number of tokens cannot be built: the calibration of lengths has not succeeded"
+            )
         return self._ruler
 
     @ruler.setter
@@ -131,7 +133,7 @@ class Examination:
 
 
 def answer_room(codes: int) -> int:
-    """Answer tokens to reserve for *codes* codes with some words around them."""
+    """Return the answer tokens to allow when a certificate's prompt asks for that many codes, with some words around them."""
     return min(256, 24 + 12 * codes)
 
 
@@ -251,6 +253,6 @@ def _find_stream(exam: Examination) -> None:
 
 
 def affordable(exam: Examination, tokens: int) -> None:
-    """Check before any prompt is built that the budget is large enough. Raises `OverBudget`."""
+    """Check that the budget of the certificate allows *tokens* more, before a prompt is built. Raises `OverBudget`."""
     if not exam.affords(tokens):
         raise OverBudget(f"the budget has {exam.wire.budget.left():,} tokens left; about {tokens:,} are needed")

@@ -206,7 +206,7 @@ def disk(what: str, folder: Path, free: int | None) -> Check:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes on the disk of *folder*, which may not exist yet; None if it cannot be created or written."""
+    """For a check of this machine: the free bytes on the disk of *folder*; None if it cannot be created or written."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return None

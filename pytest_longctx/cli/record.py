@@ -105,7 +105,7 @@ def _own_data(results: Results) -> tuple[Path, ...]:
 def recordings(
     results: Results, known: Data, folder: Path, prefix: str, tolerance: float | None, only: Sequence[str]
 ) -> tuple[list[Recording], list[str]]:
-    """Return the findings to write into *folder*, and a line about each case of the run that is left out."""
+    """Return the findings that ``longctx record`` writes into *folder*, and a line about each case that it leaves out."""
     cases: dict[CaseKey, list[dict[str, Any]]] = {}
     for row in results.verdicts:
         if row["server"] and (not only or row["finding"] in only):

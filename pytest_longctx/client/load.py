@@ -156,7 +156,7 @@ class _Flock:
 
 
 def reading(server: Server) -> ServerMetrics:
-    """Scrape the server's counters once. Return an empty reading if it has none or does not answer."""
+    """Read the server's counters once, before or after a load. The reading is empty if the server has none or does not answer."""
     if server.backend.metrics == MetricNames():
         return ServerMetrics()
     try:

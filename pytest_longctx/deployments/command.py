@@ -189,7 +189,7 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
 
 
 def _computed(found: re.Match[str], env: Mapping[str, str]) -> str:
-    """The number that ``$((32*1024))`` stands for, or the text as it is where it is none."""
+    """Return the number that an expression such as ``$((32*1024))`` gives; the text unchanged if it gives no number."""
     try:
         return str(_worth(ast.parse(found[1].strip(), mode="eval").body, env))
     except (ArithmeticError, KeyError, MemoryError, RecursionError, SyntaxError, ValueError):
@@ -203,7 +203,7 @@ def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
         return int(env[node.id])
     if isinstance(node, ast.BinOp) and (sign := _SIGNS.get(type(node.op))):
         return sign(_worth(node.left, env), _worth(node.right, env))
-    raise ValueError("must be a sum of numbers")
+    raise ValueError("must be an arithmetic expression of numbers and variables")
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:

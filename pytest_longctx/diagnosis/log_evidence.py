@@ -60,7 +60,7 @@ _LIMIT = 8
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """A process of a server that a signal ended."""
+    """A server process that was ended by a signal."""
 
     pid: int
     name: str

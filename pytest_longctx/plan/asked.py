@@ -209,9 +209,9 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
 
 def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
     """
-    Read the flags of *start* if *version* is not recorded: by the recorded neighbour that knows more of them.
+    Read the flags of *start*. If *version* is not recorded, use the adjacent recorded version that accepts more of these flags.
 
-    A flag that only one neighbour has may exist in *version*. A flag that the oldest recorded version lacks may exist
+    A flag that only one adjacent version has may exist in *version*. A flag that the oldest recorded version lacks may exist
     in an older one. Such flags are no refusals; a note lists those that were not read.
     """
     read = _with_config_file(row, start)

@@ -59,7 +59,11 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
 
 
 def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
-    """Return the flags of one data-parallel rank, for the shape that `held` returns."""
+    """
+    Return *flags* without those of data parallelism: the flags of one rank. Its shape is the one that `held` returns.
+
+    For SGLang the size of tensor parallelism is set to the size for attention.
+    """
     if engine == "vllm":
         gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
         return {name: value for name, value in flags.items() if name not in gone}

@@ -38,8 +38,9 @@ class Solved:
 
 def solve(asked: Asked, place: Place) -> list[Solved]:
     """
-    Return what fits at most: longest context, requests and fewest devices for every dtype of the KV cache, with the
-    other flags unchanged.
+    Return the table of what fits: longest context, most requests and fewest devices for every dtype of the KV cache.
+
+    The other flags are unchanged.
     """
     return [_solved(dtype, _with_dtype(asked, dtype), place) for dtype in _DTYPES[asked.engine]]
 

@@ -156,18 +156,19 @@ def _other(
     session: "Session", name: str, key: str, path_of: Callable[[str], Path], load: Callable[[Path], T]
 ) -> T | Mismatch:
     """
-    Return the answers of the deployment *name*: from this run if it boots it, else from an earlier run. Raises
-    `ResultsError`.
+    Return the answers of the deployment *name*: from this run if the run boots it, otherwise from an earlier run.
+
+    Raises `ResultsError`.
     """
     path, kept = path_of(name), (*session.drift_readings, *session.repeated_answers)
     if name in session.boots_ahead and (name, key) not in kept:
         if name in session.booted:
-            return Mismatch(0, f"against: {name} was booted in this run and could not be read")
+            return Mismatch(0, f"against: {name} was booted in this run, but its answers could not be read")
         return Mismatch(0, f"against: {name} has not been booted in this run; judged at the later boot of the two")
     if path.is_file():
         return load(path)
     return Mismatch(
         0,
-        f"against: there is no reading of {name}: judge this finding on that deployment first, in this run or with the same "
-        f"--longctx-results ({path} is missing)",
+        f"against: {name} has not been read yet ({path} is missing): judge this finding on that deployment first, in this run "
+        "or in an earlier run with the same --longctx-results",
     )

@@ -240,7 +240,7 @@ def _cache(name: str, first: Missed) -> str:
 
 
 def failed_boots(results: Results) -> dict[str, Row]:
-    """Return the deployments that did not boot, with their last boot."""
+    """Return from *results* the last boot of each deployment that did not boot, to report its cause."""
     last = {boot.get("deployment", ""): boot for boot in results.boots}
     return {name: boot for name, boot in last.items() if boot["outcome"] != "serves"}
 
@@ -377,7 +377,7 @@ def anchor(*parts: str) -> str:
 
 
 def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Group verdicts out of scope by the kind of condition that is not met, the largest first."""
+    """Group the verdicts "out of scope" by the condition that the run did not meet; the largest group comes first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(reason(row["why"]), []).append(row)
@@ -386,7 +386,7 @@ def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 def reason(why: str) -> str:
     """
-    Return the reason why a finding is out of scope, without what differs between findings.
+    Return why a finding is out of scope, without the numbers that differ between findings.
 
     >>> reason("context: 1,000,000 + 32 tokens exceed max_model_len 65,536")
     'context: the request exceeds max_model_len 65,536'

@@ -165,7 +165,7 @@ class Boot:
         return tuple((Attention(heads, width, width, window=w), n) for n, w in kinds if n)
 
     def _kept(self, cache: Attention | Latent) -> float:
-        """Tokens in a layer's KV pool per token of a full layer's pool (``pool_configurator.py``)."""
+        """Ratio of tokens: this layer's KV pool to the pool of a full-attention layer (``pool_configurator.py``)."""
         full = any(not other.window for other, _ in self._caches)
         return self.swa_ratio if self.hybrid_pool and cache.window and full else 1.0
 

@@ -155,8 +155,9 @@ class Pool:
 
     def bytes_for(self, tokens: int) -> int:
         """
-        Bytes of the KV pool on one device that one request of *tokens* needs. A refusal at boot names this "needed"
-        size.
+        Bytes of the KV pool on one device that one request of *tokens* needs.
+
+        If vLLM refuses to boot, its message gives this size as "needed".
         """
         return self.blocks_for(tokens) * self.block_bytes
 

@@ -96,7 +96,7 @@ def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
 
 
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
-    """Return ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
+    """Return vLLM's setting ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
         return shape.whole.scheme.kv_dtype or dtype

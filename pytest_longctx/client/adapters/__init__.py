@@ -130,7 +130,7 @@ TIMES = frozenset(
 
 def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
     """
-    Metrics that a tool cannot measure with random weights if it ignores chunks without text.
+    Return the metrics that a load tool cannot measure with random weights if it ignores chunks without text.
 
     A token may have no text of its own. A trained model rarely generates such tokens, but random weights often do. The
     tool then takes the time of a later token as that of the first.

@@ -54,7 +54,7 @@ def quoted(text: str, at: int) -> bool:
 
 def reports(text: str, start: int, end: int) -> bool:
     """
-    Whether the text from *start* to *end* is a statement of the kernel, of Kubernetes or of a container, and no quotation.
+    Whether the kernel, Kubernetes or a container states the part of the log line from *start* to *end*, and quotes no one.
 
     A key of an object ends outside its quotation marks, and is a statement.
 
