@@ -119,7 +119,7 @@ class Examination:
         return self.ask(quest.turns, room, expected=expected, **more)
 
     def natural(self, *tokens: int) -> str:
-        """Choose the lengths of natural texts. They are tokens if tokens are counted, else words."""
+        """Choose the lengths of natural texts. They are in tokens if tokens are counted, otherwise in words."""
         listed = ", ".join(f"{each:,}" for each in tokens)
         return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 

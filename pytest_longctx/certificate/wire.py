@@ -42,7 +42,7 @@ _FIRST_WAIT_S: Final = 2.0
 _MOST_BYTES: Final = 8 * 2**20
 """Most bytes read of one answer. Answers have at most 256 tokens."""
 _FRAME_TOKENS: Final = 256
-"""Tokens of a chat template, reserved in addition to those of the text."""
+"""Tokens reserved for a chat template, in addition to the tokens of the text."""
 _SPARE: Final = 1.02
 _PAGE_S: Final = 30.0
 _MOST_LOST: Final = 3
@@ -134,7 +134,7 @@ class Wire:
         """
         Send one request. Wait and repeat it if the server limits its rate.
 
-        *expected*: prompt tokens, if known; else each byte counts as one. *key*: replaces the usual key. Raises
+        *expected*: prompt tokens, if known. If not, each byte counts as one token. *key*: replaces the usual key. Raises
         `OverBudget`.
         """
         answer_tokens = max(answer_tokens, dialect.least_answer)

@@ -27,7 +27,8 @@ _SPREAD_OF: Final = {"ttft_s": ("ttft_spread",), "decode_tokens_per_s": ("decode
 """
 The spreads of repeated requests, the figure's own first.
 
-An older run did not record that of the decode rate; what disturbed the first token disturbed the others too.
+An older run did not record the spread of the decode rate. Then the spread of the time to first token is used, because what
+disturbed the first token disturbed the others too.
 """
 
 SIGMAS: Final = 3.0

@@ -1,4 +1,4 @@
-"""Compare the throughput in an engine's log with that of a request that the client timed."""
+"""Compare the throughput in an engine's log with the throughput that the client measured for a request."""
 
 import re
 import time
@@ -16,7 +16,7 @@ from pytest_longctx.processes.progress import ProgressCallback, no_progress, wai
 from pytest_longctx.prompts import Sendable
 
 _LATE_S = 3.0
-"""How much later than the end of its window a log line may appear."""
+"""Seconds by which a log line may be late: its window has ended, and the line is not in the log yet."""
 
 
 class Logged(NamedTuple):

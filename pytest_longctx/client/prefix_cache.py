@@ -24,7 +24,7 @@ _FREE_S: Final = 5.0
 
 
 def reset(server: Server) -> Refusal | None:
-    """Reset the prefix cache of *server*. Return None on success, else the refusal; status 404 means no such endpoint."""
+    """Reset the prefix cache of *server*. Return the refusal, or None on success. Status 404 means no such endpoint."""
     path = server.backend.reset_path
     if path is None:
         return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")

@@ -29,7 +29,7 @@ _IMAGES = (
     (re.compile(r"(^|/)(vllm|vllm-dev|vllm-rocm|vllm-omni)$"), ()),
     (re.compile(r"(^|/)sglang(-[a-z]+)?$"), ()),
 )
-"""Maps the end of an image's name to the start in its entrypoint; empty: the command names a program."""
+"""Maps a pattern for the end of an image's name to the words of its entrypoint. No words: the command names a program."""
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
 _TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})

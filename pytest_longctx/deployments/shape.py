@@ -126,7 +126,7 @@ def uncounted(whole: ModelShape) -> str:
 
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
     """
-    Build the `Shape` of the model *whole*. If `not_plain` names something, the fields are those of a full layer.
+    Build the `Shape` of the model *whole*. If `not_plain` names something, the fields describe a full layer.
 
     The field *model* has the rest.
     """

@@ -90,7 +90,7 @@ NOISED_LAYER: Final = 16
 """The noised layer of the noised copy. Of the eleven layers of thirty that were tried, noise there loses most codes."""
 
 NOISED_BY: Final = 4.0
-"""Standard deviation of the noise on that layer's key projection, as a multiple of that of its weights."""
+"""Standard deviation of the noise on that layer's key projection, as a multiple of the standard deviation of its weights."""
 
 
 def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) -> None:

@@ -71,9 +71,9 @@ class Failure:
     process: str = ""
     rank: str = ""
     repeated: bool = False
-    """Whether a line about the end of a process repeats it. A separate line about it has precedence."""
+    """Whether the failure is only repeated in a line about the end of a process. A separate line about it has precedence."""
     noticed: bool = False
-    """Whether it was logged at a level below that of its signature: the engine caught it and logged that."""
+    """Whether the line has a lower level than its signature: the engine caught the exception and logged it as a notice."""
 
     @property
     def kind(self) -> Kind:
@@ -88,7 +88,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """Remedy of the failure: that of its place in the traceback, else that of its signature."""
+        """Remedy of the failure: the remedy of its place in the traceback, if there is one, otherwise of its signature."""
         return (self.place and self.place.remedy) or self.signature.remedy
 
 
@@ -122,7 +122,7 @@ class FirstError:
     phase: Phase | None = None
     """The phase that its traceback shows."""
     caught: str | None = None
-    """The first exception that the engine caught, such as that of a request."""
+    """The first exception that the engine caught, such as the exception of a failed request."""
     native: str | None = None
     """The first line in which native code, or a shell, reports the end of a process."""
     echo: str | None = None

@@ -44,7 +44,7 @@ class GoodBoots:
 
     def keep(self, log: Path, backend: str, deployment: str, secrets: tuple[str, ...] = ()) -> None:
         """
-        Keep *log*, with *secrets* masked, as that of the last good boot. Without a writable folder nothing
+        Keep *log*, with *secrets* masked, as the log of the last good boot. Without a writable folder nothing
         changes.
         """
         kept = self.path(backend, deployment)

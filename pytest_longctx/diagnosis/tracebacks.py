@@ -48,7 +48,7 @@ class Trace:
         return signature.raised_in is None or re.search(signature.raised_in, self.frame) is not None
 
     def level(self, record: Record) -> int | None:
-        """The level of *record*, a line of the traceback: its own, or that of the line in which the traceback begins."""
+        """The level of *record*, a line of the traceback: its own, or the level of the line in which the traceback begins."""
         return self.record.level if record.level is None else record.level
 
     def tells(self, record: Record) -> bool:

@@ -267,7 +267,7 @@ class BootSettings:
     def _monitored(
         self, deployment: Deployment, shown: Mapping[str, str], tell: Tell
     ) -> AbstractContextManager[Sampler]:
-        """Return a sampler of *deployment* and of its devices: those in *shown*, if any."""
+        """Return a sampler of *deployment* and of its devices: the devices in *shown*, if any."""
         wanted = Hardware.parse(deployment.hardware) if deployment.hardware else self.hardware
         here = self.launcher.here and not self.backend.shares_machine
         env = {**os.environ, **deployment.env, **shown}

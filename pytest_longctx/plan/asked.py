@@ -93,7 +93,7 @@ class Given:
     model: Path | None = None
     """Folder with a config.json, or that file."""
     version: str | None = None
-    """Version of the engine; None: that of the image, else the newest recorded version."""
+    """Version of the engine; None: the version of the image, or the newest recorded version if the image has none."""
 
 
 def of_start(start: Start, given: Given) -> Asked:

@@ -60,7 +60,7 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
 
 def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
     """
-    Return *flags* without those of data parallelism: the flags of one rank. Its shape is the one that `held` returns.
+    Return *flags* without the flags of data parallelism: the flags of one rank. Its shape is the one that `held` returns.
 
     For SGLang the size of tensor parallelism is set to the size for attention.
     """

@@ -103,7 +103,7 @@ _ALIKE: Mapping[str, str] = {
     "cpu-offload-gb": "cpu-offload-gb",
     "trust-remote-code": "trust-remote-code",
 }
-"""Flags of vLLM and those of SGLang that mean the same. Shares of memory do not: they are of different wholes."""
+"""Flags of vLLM and flags of SGLang that mean the same. Shares of memory do not: they are of different wholes."""
 _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 
@@ -112,7 +112,7 @@ def other(asked: Asked, wanted: str, given: Given) -> Asked:
     Return the same server with another version or engine: ``0.27.1``, ``vllm==0.27.1``, ``sglang``. Raises
     `UsageError`.
 
-    Flags of one engine are converted to those of the other if both have them. A note names the flags that are omitted.
+    Flags of one engine are converted to flags of the other engine if both have them. A note names the flags that are omitted.
     """
     engine, _, version = wanted.partition("==")
     if engine[:1].isdecimal():

@@ -136,7 +136,7 @@ class _Reader:
         return readings.path_of(self._session.options.results / "drift", deployment, self._texts, self._count)
 
     def kept(self) -> Readings:
-        """The reading of the server, from this boot of it."""
+        """The reading of the server, taken during this boot."""
         name, known = self._server.deployment.name, self._session.drift_readings
         if (name, self.key) not in known:
             known[name, self.key] = self.read()

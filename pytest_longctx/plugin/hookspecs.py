@@ -16,7 +16,7 @@ def pytest_longctx_make_backend(config: pytest.Config, name: str) -> "Backend | 
     """
     Hook: return the backend called *name*, or None to let the next plugin try.
 
-    This hook makes the built-in ones too, after those of all other plugins::
+    This hook makes the built-in backends too, after the hooks of all other plugins::
 
         def pytest_longctx_make_backend(name):
             return MyServer() if name == "mine" else None

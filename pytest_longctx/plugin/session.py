@@ -93,7 +93,7 @@ class Session:
 
     @cached_property
     def progress_line(self) -> ProgressLine | WorkerLine:
-        """The session's progress line, which shows long waits; that of an xdist worker is shown by the controller."""
+        """The session's progress line, which shows long waits. The controller shows the line of an xdist worker."""
         told: dict[str, Any] = getattr(self.config, "workerinput", {})
         return WorkerLine(told[FOLDER], told["workerid"]) if FOLDER in told else ProgressLine(self.config)
 

@@ -1,4 +1,4 @@
-"""Split a run into shards: assign deployments to shards, and deselect those of the others."""
+"""Split a run into shards: assign deployments to shards, and deselect the tests of the other shards."""
 
 import hashlib
 import re

@@ -217,7 +217,7 @@ def _renamed_ends(hidden: int) -> dict[str, Matrix]:
 
 
 def mamba2() -> Family:
-    """The probe of pure Mamba2: four layers of it and nothing else."""
+    """The probe of pure Mamba2: four Mamba2 layers and no other layers."""
     config = {
         "architectures": ["Mamba2ForCausalLM"],
         "model_type": "mamba2",

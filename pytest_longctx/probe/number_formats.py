@@ -57,7 +57,7 @@ def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float3
 
 def bits_after_rounding(kv: str, activations: str = "bfloat16") -> int:
     """
-    Return the mantissa bits of a key of the probe after rounding to the format *activations*, then to that of the cache, *kv*.
+    Return the mantissa bits of a key of the probe after rounding to the dtype *activations*, then to the dtype *kv* of the cache.
 
     It rounds the keys of the precision ladder, so the result is at most the number of rungs. Raises `UsageError`.
     """

@@ -23,7 +23,7 @@ Matrix = npt.NDArray[np.float32]
 HIDDEN = 256
 HEADS = 8
 KV_HEADS = 2
-"""Number of KV heads. The values of the first hold the code of the key, those of the second that of the value."""
+"""Number of KV heads. The values of the first head hold the code of the key, and of the second head the code of the value."""
 
 MLP = 64
 KEY, VALUE, ASK = (slice(i * WIDTH, (i + 1) * WIDTH) for i in range(3))
@@ -124,7 +124,7 @@ def attention(family: Family) -> dict[str, Matrix]:
     """
     Return the projections of the answering layer of the default family, Llama 4's probe, as (out, in).
 
-    `pytest_longctx.probe.softmax` and `pytest_longctx.probe.decoders` build those of other families.
+    `pytest_longctx.probe.softmax` and `pytest_longctx.probe.decoders` build the projections of other families.
     """
     code, identity = codes.hadamard(), np.eye(WIDTH, dtype=np.float32)
     dims, heads_per_kv = list(family.dims), HEADS // KV_HEADS

@@ -200,7 +200,7 @@ def sentence(it: Key, lines: Sequence[Missed], boot: Row | None = None, message:
 
 
 def _end_of(boot: Row) -> str:
-    """How the failed boot of a cause ended, with the known signature, else with the first words of the cause."""
+    """How the failed boot of a cause ended, with the known signature or, without one, the first words of the cause."""
     outcome = f"it {boot['outcome']}" if boot.get("outcome") else "it was too slow for the time limits of this run"
     cause = dict(explained(boot.get("explained") or "")).get("because", boot.get("said", ""))
     said = boot.get("signature") or (cause or "").partition(";")[0]
@@ -332,8 +332,8 @@ def explained(text: str) -> list[tuple[str, str]]:
 
 def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
     """
-    Return the rows that explain a cause (asked, seen, allowed, because, do, again): as its test told them,
-    else from its reason.
+    Return the rows that explain a cause (asked, seen, allowed, because, do, again): from the explanation
+    that its test recorded. Without an explanation they are made from the reason.
     """
     lead, boot = cause.lead, cause.boot
     text = (boot.get("explained") if boot else lead and lead.get("explained")) or ""

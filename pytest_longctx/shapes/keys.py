@@ -123,7 +123,7 @@ class Keys:
         *,
         sparing: bool = False,
     ) -> None:
-        """*sparing*: the file omits values that equal those of the class, as a part of another config does."""
+        """*sparing*: the file omits values that equal the class's defaults, as the part of another config does."""
         self._config = config
         self._defaults = defaults or {}
         self._prefix = prefix
@@ -136,7 +136,7 @@ class Keys:
         return self._config.get(key) is not None
 
     def raw(self, key: str) -> Any:
-        """The value of *key* in the config file, else the class's default; None if there is neither."""
+        """The value of *key* in the config file. If the file lacks it, the class's default; None if there is no default."""
         self._read.add(key)
         if key in self._config:
             return self._config[key]

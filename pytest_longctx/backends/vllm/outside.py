@@ -2,11 +2,11 @@
 GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, the estimate of graphs.
 
 The profiling run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
-(``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the larger of the sampler's peak and that of the
-widest feed-forward layer. The buffers of fused experts stay allocated. The terms are counted from the sources. They are
-checked against 59 boots of 0.19.0 on H100s that llm-d-planner published (pull request 205; ``docs/results/planner``),
-those of older versions in its ``empirical-vllm-memory-results.md``, and five of 0.25.1 on H200s. An interval covers
-larger differences between versions or kernels.
+(``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the sampler's peak or the peak of the widest feed-forward
+layer, whichever is larger. The buffers of fused experts stay allocated. The terms are counted from the sources. They are
+checked against 59 boots of 0.19.0 on H100s that llm-d-planner published (pull request 205; ``docs/results/planner``), boots of
+older versions in its ``empirical-vllm-memory-results.md``, and five of 0.25.1 on H200s. An interval covers larger differences
+between versions or kernels.
 """
 
 from collections.abc import Mapping

@@ -148,7 +148,7 @@ EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
-    """Bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, else as for the convolution."""
+    """Bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, or as for the convolution."""
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
     silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)

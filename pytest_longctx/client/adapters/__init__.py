@@ -133,7 +133,7 @@ def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
     Return the metrics that a load tool cannot measure with random weights if it ignores chunks without text.
 
     A token may have no text of its own. A trained model rarely generates such tokens, but random weights often do. The
-    tool then takes the time of a later token as that of the first.
+    tool then takes the time of a later token as the time of the first token.
     """
     return TIMES if errand.server.deployment.model.weights == "random" else frozenset()
 

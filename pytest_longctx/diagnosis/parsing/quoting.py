@@ -70,7 +70,7 @@ def reports(text: str, start: int, end: int) -> bool:
 
 
 def in_string(text: str, at: int) -> bool:
-    """Whether *at* lies in a quoted string of a log line, other than an exception's ``repr`` or that of a panic."""
+    """Whether *at* lies in a quoted string of a log line, other than the ``repr`` of an exception or of a panic."""
     opened = ""
     opened_at = 0
     for index in range(min(at, len(text))):

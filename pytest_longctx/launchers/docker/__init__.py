@@ -219,7 +219,7 @@ _UNREACHED: dict[type[OSError], tuple[str, str]] = {
 
 
 def sweep(path: str) -> None:
-    """Remove containers of ended runs: those with this package's label whose owner process has ended."""
+    """Remove containers of ended runs: containers with this package's label whose owner process has ended."""
     for container, labels in container_cleanup.labelled(path, container_cleanup.OWNER_LABEL):
         if container_cleanup.is_dead(labels[container_cleanup.OWNER_LABEL]):
             container_cleanup.remove(path, container, grace_s=0)

@@ -58,7 +58,7 @@ class Workload:
 
     @property
     def load(self) -> bool:
-        """Whether the requests were a load; else they were sent one after the other."""
+        """Whether the requests were a load. If not, they were sent one after the other."""
         return "requests" in self.verdict["measured"]
 
 
@@ -164,7 +164,7 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
 
 
 def _medians(measured: Mapping[str, float], *, alone: bool) -> Iterator[tuple[str, Spread]]:
-    """The figures of which a verdict has the median alone; that of one request is its mean too."""
+    """Figures whose median is all that a verdict has. With one request the median is the mean too."""
     for name, key in (("e2e_s", "e2e_s"), ("tpot_s", "tpot_s"), ("output_tokens", "completion_tokens")):
         if key in measured:
             value = measured[key]
