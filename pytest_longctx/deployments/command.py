@@ -53,9 +53,9 @@ _SIGNS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Div: lambda a, b: int(a / b),
     ast.Mod: lambda a, b: a - b * int(a / b),
 }
-"""Arithmetic of a shell, whose division drops the rest."""
+"""Arithmetic of a shell. Its division drops the remainder."""
 _PROMPT = re.compile(r"(?m)^\s*(?:\([^()\n]{1,60}\)\s*)?\[?[\w.-]+@[\w.-]+[^#$\n]{0,80}[#$][ \t]+")
-"""What a terminal shows before a command: ``root@node1:~# ``."""
+"""The prompt of a terminal before a command: ``root@node1:~# ``."""
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 

@@ -45,7 +45,7 @@ class Shape:
     tensor.
     """
     model: ModelShape | None = field(default=None, compare=False, repr=False)
-    """The same, also for a shipped model; None for a shape that was made without a config."""
+    """As `whole`, and set for a shipped model too; None for a shape that was made without a config."""
     architecture: str = ""
     """The class in config.json, by which engines choose; empty if unknown."""
     draft: ModelShape | None = field(default=None, compare=False, repr=False)

@@ -33,9 +33,9 @@ _SERVER_ERROR = re.compile(
     r'"POST [^"]*" 500\b|\bPOST /\S* \S+ 500$|\| 500 \|.*\| POST '
     r"|^(?:Server|Template) error: |^Request failed during generation: "
 )
-"""Answers with status 500 in an access log, and what the router of TGI (router/src/infer) says of a request that failed."""
+"""Answers with status 500 in an access log, and messages of TGI's router (router/src/infer) about a failed request."""
 NATIVE: Final = ("native-assertion", "thread-panicked", "ended-by-signal", "server-ended")
-"""Summaries that are themselves the first error, where no other line is."""
+"""Summaries that are the first error themselves if no other line is."""
 
 
 _PANIC: Final = re.compile(

@@ -24,17 +24,17 @@ from pytest_longctx.units import quantity
 Confidence = Literal["certain", "likely", "unknown"]
 """``certain``: something said so in as many words; ``likely``: what was seen fits nothing better."""
 State = Literal["healthy", "stopped", "unfinished", "impaired", "failed"]
-"""``unfinished``: the log ends before it came up, and nothing in it failed; ``impaired``: it goes on, with a fault in its log."""
+"""``unfinished``: the log ends before the server is ready, without a failure; ``impaired``: it serves, its log has a fault."""
 
 _PROXY = (413, 502, 504)
-"""Statuses that no engine sends, and that things between client and server do."""
+"""Statuses that no engine sends, but proxies between client and server do."""
 _SEVERAL = 3
-"""A notice that comes once or twice in every long boot means something from here on."""
+"""From this number on a notice counts. Every long boot has one or two of them."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
-"""A parent ends its own children so, too: what a log says of a child's signal is no sign of a stop from outside."""
+"""A parent ends its children with this signal too, so a logged signal of a child does not prove a stop from outside."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _DAEMON = (
     "a memory daemon outside the kernel (systemd-oomd, earlyoom) ends processes in this way too, and logs it itself"
@@ -223,7 +223,7 @@ def _was_killed(cause: Failure, given: Evidence) -> bool:
 
 
 def from_outside(reading: LogReader, found: Diagnosis) -> bool:
-    """Whether the diagnosis *found* says that something outside ended the server, and no error of its own came before."""
+    """Whether something outside ended the server by the diagnosis *found*, and the server logged no error before."""
     return found.kind == "killed" and (reading.cause is None or reading.cause.silent)
 
 

@@ -64,7 +64,7 @@ _LIBRARY: Final = re.compile(
     r"|bad_(?:variant_access|optional_access|function_call|any_cast|weak_ptr|cast)|std::bad_(?!alloc)\w+|deque::_M_\w+"
     r"|array::at: .*|stoi|stol|stoull|unordered_map::at)\b"
 )
-"""What the standard library of C++ says of a mistake in native code: the name of the operation, and no word of the engine's."""
+"""Messages of C++'s standard library about a mistake in native code. They name the operation and not the engine."""
 _RAISED: Final = re.compile(
     r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
 )
@@ -94,7 +94,7 @@ _OF_A_KERNEL: Final = re.compile(
     r"|rows|slots?)\b|\b(?:tensors?|dtypes?|shapes?|dim(?:ension)?s?|strides?)\b.*\b(?:must|should|expected|mismatch|match|got|invalid)\b"
     r"|out of (?:bounds|range))"
 )
-"""What the check of an operation says of what it was given, in the words for tensors."""
+"""Messages of an operation that checks its arguments, in the vocabulary of tensors."""
 _OPERATION: Final = re.compile(
     r"/(?:kernels/ops|ops|third_party|vllm_flash_attn|sgl_kernel|fla|layers/attention|attention/backends)/"
 )
@@ -192,8 +192,8 @@ def _exception(boot: Boot) -> tuple[Kind, str] | None:
 
 def _quoted(boot: Boot) -> tuple[Kind, str] | None:
     """
-    Return the same for the exception that the engine quotes in its own summary, if it is a mistake and the engine was
-    working.
+    Return the class and the text for the exception that the engine quotes in its summary, if the exception is a mistake and
+    the engine was working.
     """
     because = boot.summary.words.get("because") if boot.summary is not None else None
     whole = list(

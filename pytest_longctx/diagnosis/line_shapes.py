@@ -34,8 +34,9 @@ class LineShapes:
 
     def due(self, block: bytes, attention: Callable[[], int]) -> Iterator[tuple[int, bytes, int]]:
         """
-        The lines of a *block* of the log to read: each with its number in the block, and with how many equal lines it stands for.
-        *attention*, asked after each, says how closely the next ones are read.
+        Yield the lines of a *block* of the log to read: number in the block, line, and the number of equal lines it represents.
+
+        After each line, *attention* returns how closely the next lines are read.
         """
         pieces, last = list[tuple[int, bytes, list[bytes]]](), dict[bytes, int]()
         at, by_shape = 0, dict[bytes, bytes]()

@@ -17,7 +17,7 @@ import re2
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 _MOST_STATES_BYTES: Final = 1 << 20
-"""Memory that RE2 may take for one pattern; RE2 drops states of its automaton and goes on where they need more."""
+"""Memory that RE2 may take for one pattern. If its automaton needs more, RE2 drops states of it and continues."""
 _LONGEST_WORD: Final = 24
 """The first characters of a needed word, which are searched for. The rest would tell little more."""
 _SHORTEST_WORD: Final = 2
@@ -46,7 +46,7 @@ def relaxed(regex: str) -> str:
     Lookarounds are left out, which RE2 does not have, and ``^``, since a line's prefixes stand before its message.
     Numbers are relaxed so that lines which differ only in numbers have the same answer, and so is a reference to a group.
 
-    A repetition that begins a pattern is left out as well: it is nowhere needed, and would be half matched at every word.
+    A repetition that begins a pattern is left out as well: a search does not need it, and would begin to match it at every word.
 
     >>> relaxed(r"^exit code [1-9](?!0) in 20 s")
     'exit code [1-90-9] in \\d+ s'
@@ -90,7 +90,7 @@ def _alternatives(regex: str) -> Iterator[list[str]]:
 
 
 def _begun(tokens: list[str]) -> list[str]:
-    """A pattern's *tokens* without what a search may skip at their beginning: ``X*`` and ``X?``, and all but one of ``X+``."""
+    """Remove from the beginning of *tokens* what a search may skip: ``X*`` and ``X?``, and all but one repetition of ``X+``."""
     while tokens:
         depths = accumulate((part == "(") - (part == ")") for part in tokens)
         atom = next(number for number, depth in enumerate(depths, 1) if depth == 0)

@@ -258,7 +258,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
 
 
 def _overlooked(start: Start) -> str:
-    """Why the file of flags of *start* is not read: both engines look for ``--config`` as a word of its own."""
+    """Return why the file of flags of *start* is not read: both engines look for ``--config`` as a separate word."""
     joined = next((word for word in start.words if word.startswith("--config=")), None)
     if joined is None or "--config" in start.words:
         return ""

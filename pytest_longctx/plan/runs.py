@@ -66,7 +66,7 @@ class Row:
     test_s: float | None = None
     gpus: int = 0
     host: str = ""
-    """What the forecast leaves open where the host's memory is not known and a finding is about a host that is too small."""
+    """What stays open if the memory of the host is not known and a finding is about a host that is too small."""
     lints: tuple[str, ...] = ()
     """Faults of the deployment itself, known before any boot."""
 

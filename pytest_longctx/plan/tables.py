@@ -103,7 +103,7 @@ _ALIKE: Mapping[str, str] = {
     "cpu-offload-gb": "cpu-offload-gb",
     "trust-remote-code": "trust-remote-code",
 }
-"""Flags of vLLM and flags of SGLang that mean the same. Shares of memory do not: they are of different wholes."""
+"""Flags of vLLM and flags of SGLang that mean the same. Shares of memory differ, because they are shares of different totals."""
 _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 

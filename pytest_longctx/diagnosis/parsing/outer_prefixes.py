@@ -16,7 +16,7 @@ _ENGINE: Final = re.compile(
     r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]{2,4}\d+)+\] "
     r"|Traceback \(most recent call last\):\s*$"
 )
-"""What an engine writes at the beginning of a line, and nothing else does."""
+"""Beginnings of lines that only engines write."""
 _WORD: Final = re.compile(r"\d+|[0-9a-f]{6,}")
 _LONGEST: Final = 160
 _MOST: Final = 16

@@ -26,7 +26,7 @@ _ROUNDING: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What is known of one figure over the requests of a workload, in the figure's unit. None: not observed."""
+    """Mean and percentiles of one figure over the requests of a workload, in the figure's unit. None: not observed."""
 
     mean: float | None = None
     least: float | None = None
@@ -135,7 +135,7 @@ def _load(verdict: dict[str, Any], row: dict[str, Any]) -> Workload | str:
 
 
 def _recorded(measured: Mapping[str, float], stem: str) -> Spread:
-    """What a load recorded of one figure."""
+    """Return the mean and the percentiles that a load recorded of one figure."""
     percentiles = {at: measured[key] for at in PERCENTILES if (key := f"{stem}_p{at}_s") in measured}
     return Spread(measured.get(f"{stem}_mean_s"), percentiles=percentiles)
 

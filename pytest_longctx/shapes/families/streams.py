@@ -90,7 +90,7 @@ def _glm5_next_net(k: Keys, hidden: int) -> DeltaNet:
 
 
 def _pooled_indexer(k: Keys, hidden: int, query_rank: int) -> tuple[tuple[Tensor, ...], dict[str, int], State]:
-    """The indexer of GLM-5.3: its weights, what it adds to the cache, and its keys of a pool that is not complete."""
+    """The indexer of GLM-5.3: its weights, its part of the cache, and the state with the keys of an incomplete pool."""
     heads, dim, pool = k.count("index_n_heads"), k.count("index_head_dim"), k.count("index_kpool", least=2)
     pooling = (
         Tensor("self_attn.indexer.index_kpool_compress_ape", pool * dim),
@@ -173,7 +173,7 @@ def _qwen4(k: Keys) -> Body:
 
 
 def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ...], tuple[Cache, ...]]:
-    """The indexer of Qwen4's attention, and what the layer caches: the mean of several keys, and those not yet averaged."""
+    """The indexer of Qwen4's attention, and the layer's caches: means of several keys, and keys that are not averaged yet."""
     heads = k.maybe("indexer_n_heads", least=1)
     if heads is None:
         return (), (cached(sizes),)
