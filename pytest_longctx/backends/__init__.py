@@ -34,7 +34,7 @@ class MetricNames(toml.Table):
     kv_used_tokens: toml.Names = ()
     """Gauge: tokens in the KV cache. It changes with every chunk even if the share is rounded."""
     worked_tokens: toml.Names = ()
-    """Counter: tokens that the model has processed. Those of a prompt are added chunk by chunk."""
+    """Counter: tokens that the model has processed. The tokens of a prompt are added chunk by chunk."""
     prompt_tokens: toml.Names = ()
     """Counter: prompt tokens read."""
     generated_tokens: toml.Names = ()

@@ -47,14 +47,15 @@ def classes() -> tuple[str, Mapping[str, Form]]:
     """
     The recorded version of Transformers, and the form of each of its classes that generates text.
 
-    A class that is missing or not compatible in it is so in earlier versions too, in which classes were only added.
+    A class that is missing or not compatible in it is so in earlier versions too, because later versions only
+    added classes.
     """
     found = tomllib.loads((Path(transformers.__file__).parent / "classes.toml").read_text(encoding="utf-8"))
     return found["version"], {name: form for form in _FORMS for name in found[form]}
 
 
 def model_of(config: Mapping[str, Any], *, keeps_state: bool) -> Model | None:
-    """The model of a *config*; None where it names no architecture."""
+    """Return the model of a *config*; None if it names no architecture."""
     listed, code = config.get("architectures"), config.get("auto_map")
     names = tuple(each for each in listed if isinstance(each, str)) if isinstance(listed, list | tuple) else ()
     return Model(names, code if isinstance(code, Mapping) else {}, keeps_state) if names else None

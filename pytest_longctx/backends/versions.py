@@ -104,7 +104,7 @@ class EngineVersion:
         return sorted(f"--{name}" for name in self._named(word))
 
     def _named(self, word: str) -> set[str]:
-        """Return the flags that *word* may stand for: the flag of that name, or without one all that begin with it, as in argparse."""
+        """Return the flags that *word* may stand for: the flag of that name, or all that begin with it, as in argparse."""
         parser, spelt = self.command_line["parser"], word.partition("=")[0]
         if spelt.startswith("--"):
             spelt = spelt.partition(".")[0] if parser["dotted_keys"] else spelt

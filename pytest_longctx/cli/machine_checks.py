@@ -23,8 +23,8 @@ from pytest_longctx.units import GiB
 
 Word = Literal["ok", "limited", "missing", "wrong"]
 """
-``limited``: usable, with less than the documents assume. ``missing``: not everything needs it. ``wrong``: no run can
-work.
+``limited``: usable, with less than the documents assume. ``missing``: only some runs need it. ``wrong``: no run
+can work.
 """
 
 _PACKAGE: Final = "pytest-longctx"

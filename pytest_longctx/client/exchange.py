@@ -351,7 +351,7 @@ def again(first: Exchange, second: Exchange) -> Observation:
 
 def same_answer(seen: Observation, cold: Exchange, warm: Exchange) -> Observation:
     """
-    Add ``answers_changed`` to *seen*: 0 if the *warm* answer equals the *cold* one to the same prompt, else 1.
+    Add ``answers_changed`` to *seen*: 0 if the *warm* answer equals the *cold* one to the same prompt, otherwise 1.
 
     None if either has neither text nor tokens, or if they differ where the cold answer had two nearly equal choices.
     """

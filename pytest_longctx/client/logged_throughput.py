@@ -63,7 +63,7 @@ def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
 
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
-    """Send one request in a log window of its own and compare the logged rate. The outcome is None if no log can be read."""
+    """Send one request alone in a log window, and compare the logged rate. The outcome is None if no log can be read."""
     line_of, log = server.backend.catalogue.rate, server.log
     if line_of is None or log is None:
         return Observation(None, said="the server's log cannot be read, or no pattern for its throughput line is known")

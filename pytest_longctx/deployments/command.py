@@ -78,9 +78,9 @@ class Start:
     memory_bytes: float | None = None
     """Memory limit of one container; None: no limit."""
     gpus: int | None = None
-    """Number of devices that it gets on one host; None: not stated, or all."""
+    """Number of devices that the engine gets on one host; None: not stated, or all."""
     kind: str | None = None
-    """The requested kind of device, as it is written there."""
+    """The requested kind of device, as written in the start."""
     nodes: int = 1
     """Number of hosts that share one server."""
     raw: Any = None

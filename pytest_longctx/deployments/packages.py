@@ -44,7 +44,7 @@ class Published(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of the wheel."""
+        """SHA-256 of the wheel."""
 
 
 def check(wheel: Path, package: Published) -> None:

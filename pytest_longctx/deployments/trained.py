@@ -38,7 +38,7 @@ class Package:
     version: str
     wheel: str
     sha256: str
-    """Of the wheel."""
+    """SHA-256 of the wheel."""
     member: str
     """The GGUF file in the wheel."""
     title: str

@@ -17,7 +17,7 @@ _ALIVE = re.compile(
 )
 _ALIVE_WORDS: Final = ("200", "throughput", "Success")
 _FAILED_WORDS: Final = ("500", " error: ", "failed during generation")
-"""Texts of which a line of the pattern has one; to look for them is faster."""
+"""Every line that the pattern matches has one of these texts. The search for them is faster."""
 _GET: Final = re.compile(r"\b(?:GET|HEAD) ")
 _WAITING = re.compile(
     r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
@@ -27,7 +27,7 @@ _CHAT = re.compile(r'"POST /v1/chat/completions[^"]*" 200\b')
 _LAST_LINES: Final = 3
 """Lines that may follow the last exception of a log, such as empty ones."""
 _CAUGHT_WITHIN: Final = 64
-"""Lines after the announcement of a caught traceback in which it begins, however many ranks log between."""
+"""A caught traceback begins within this number of lines after its announcement, even if other ranks log between."""
 _CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")
 _SERVER_ERROR = re.compile(
     r'"POST [^"]*" 500\b|\bPOST /\S* \S+ 500$|\| 500 \|.*\| POST '
@@ -42,11 +42,11 @@ _PANIC: Final = re.compile(
     r"^\s*thread '[^']*' (?:\(\d+\) )?panicked at |^ggml_vulkan: Failed to allocate pinned memory"
 )
 _PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$|pinned memory\.\s*$")
-"""A line whose message is the next one: the place of a panic of Rust; what ggml says of memory that it could not pin."""
+"""A line whose message is in the next line: the place of a panic of Rust; a report of ggml that it could not pin memory."""
 _SIZES_WITHIN: Final = 20
 """Lines after a failure that may contain its sizes."""
 _SAME_WITHIN: Final = 200
-"""Lines after a runtime's own line in which the traceback of the same failure ends."""
+"""The traceback of a failure ends within this number of lines after the runtime's line about the failure."""
 _MOST_CANDIDATES: Final = 64
 SIZES_DUE: Final = 2
 """The attention of a boot that expects sizes: no line is passed over."""
@@ -104,7 +104,7 @@ _OOM_IN: Final[dict[Phase, Kind]] = {
 
 
 _BEFORE_REQUESTS: Final[tuple[Kind, ...]] = ("gpu-oom-profile", "gpu-oom-graphs", "gpu-oom-weights")
-"""Classes of an allocation before the first request; the same line of a server that serves is about a request."""
+"""Classes of a failed allocation before the first request. If the server serves, the same line is about a request."""
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class Boot:
     caught: dict[tuple[str, str], bool] = field(default_factory=dict)
     """Whether a traceback that begins now was announced as caught, by source and process."""
     caught_until: int = 0
-    """Up to this line each line of such a process is read: the next one that is no traceback ends it."""
+    """Up to this line, each line of such a process is read. The first one that does not begin a traceback ends this."""
     sizes_due: int = 0
     sized: Failure | None = None
     panic: Record | None = None
@@ -256,7 +256,7 @@ class Boot:
 
     @property
     def cause(self) -> Failure | None:
-        """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
+        """The most probable cause of the boot's failure: first a failure that no engine survives, then the earliest one."""
         alive = self._on_the_way(
             [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
         )

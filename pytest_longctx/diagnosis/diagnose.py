@@ -22,7 +22,7 @@ from pytest_longctx.observation import Kind, Observation, Outcome
 from pytest_longctx.units import quantity
 
 Confidence = Literal["certain", "likely", "unknown"]
-"""``certain``: something said so in as many words; ``likely``: what was seen fits nothing better."""
+"""``certain``: a line or a counter states the cause; ``likely``: no other cause fits the evidence better."""
 State = Literal["healthy", "stopped", "unfinished", "impaired", "failed"]
 """``unfinished``: the log ends before the server is ready, without a failure; ``impaired``: it serves, its log has a fault."""
 
@@ -62,11 +62,11 @@ class Evidence:
     refusal: str | None = None
     """The text of that refusal."""
     waited_for: str | None = None
-    """What the server had not done when the time limit ended."""
+    """The step that the server had not completed when the time limit ended."""
     stalled: str | None = None
-    """That no figure had changed for too long, and for how long; None: this was not reached, or not observed."""
+    """States for how long no figure had changed, if that was too long; None: it was not too long, or not observed."""
     at_work: str | None = None
-    """That the server was still working when the time limit ended."""
+    """States that the server was still working when the time limit ended."""
     gauges: Mapping[str, float | None] = field(default_factory=dict)
     """The server's gauges at the last query: ``running``, ``waiting``."""
 

@@ -34,7 +34,7 @@ _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
 _OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
 """Frames of a program that uses the engine, in which an assertion is not the engine's."""
 _CHECK: Final = re.compile(r"\s*assert (?:(?:isinstance|len|hasattr)\(|[^(]|(?<!\w)\()+$")
-"""A check that calls nothing of the program, in which another exception could have been raised."""
+"""A check that calls no function of the program, so no other exception can have been raised in it."""
 _KEYLESS: Final = (
     "IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration"
 )
@@ -58,7 +58,7 @@ _TENSORS: Final = re.compile(
     r"|\b[Ee]xpected (?:\w+ )?(?:shape|dtype|tensor|dims?)\b.*\b(?:got|but)\b|\b(?:numel|shape|dtype|dim|stride)\b.* mismatch\b"
     r"|\bmust be (?:a )?(?:\d-?[dD]|\w+-byte aligned|torch\.\w+|(?:fp|bf|int|float|uint)\d+)\b)"
 )
-"""What PyTorch, NumPy and the checks of kernels say of tensors that do not fit each other or the kernel."""
+"""Messages of PyTorch, NumPy and kernels about tensors that do not fit each other or the kernel."""
 _LIBRARY: Final = re.compile(
     r"^\w+: (?:vector::_M_\w+|basic_string::\S+|_?(?:Map|map)(?:_base)?::at|invalid (?:vector|string|map)<\S+ \S+"
     r"|bad_(?:variant_access|optional_access|function_call|any_cast|weak_ptr|cast)|std::bad_(?!alloc)\w+|deque::_M_\w+"

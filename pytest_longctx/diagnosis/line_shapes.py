@@ -18,13 +18,13 @@ _GROUP_BYTES: Final = 4 << 10
 """Bytes of lines that are searched together."""
 _PIECE_BYTES: Final = 16 << 10
 _OFTEN: Final = 16
-"""Lines of one shape that are read in one block; of the others only the last."""
+"""Lines of one shape that are read in one block. Of further lines of this shape only the last is read."""
 
 
 class LineShapes:
     """
-    The shapes seen so far. *matter* says which lines have to be read, and *may_matter* whether one of a piece of the log may
-    have to be, faster and less exactly.
+    The shapes seen so far. *matter* decides which lines must be read. *may_matter* decides faster, but less exactly, whether a
+    piece of the log may have such a line.
     """
 
     def __init__(self, matter: Callable[[Sequence[bytes]], list[bool]], may_matter: Callable[[bytes], bool]) -> None:

@@ -25,10 +25,10 @@ _RARE_WORD: Final = 3
 """A word with fewer characters is in most long texts: there the pattern itself is searched for instead."""
 _HEAD_BYTES: Final = 1 << 10
 _MOST_WORDS: Final = 128
-"""Most words that a part of a pattern is spelled out to."""
+"""Most words in the list of all texts that a part of a pattern matches."""
 _GROUP: Final = re.compile(r"\((?:\?(?::|P<\w+>))?")
 _FLAGS: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:|P<|m:)")
-"""Groups whose text does not say what they match."""
+"""Groups that match other text than the text inside them."""
 _COUNT: Final = re.compile(r"\{\d*,?\d*\}")
 _END: Final = r'(?:"|[ \t\r]*(?m:$))'
 """The end of a message; in a line of JSON a quotation mark."""
@@ -119,7 +119,7 @@ def needed(regex: str) -> list[list[str]]:
 
 
 def _between_gaps(tokens: list[str]) -> list[list[str]]:
-    """For each part of an alternative between its gaps, the words of which a match has one."""
+    """For each part of an alternative between its gaps: words, one of which every match contains."""
     parts, words = list[list[str]](), [""]
     for atom, mark in _atoms(tokens):
         spelled = _spelled(atom) if mark in ("", "?", "+") else None
@@ -136,7 +136,7 @@ def _between_gaps(tokens: list[str]) -> list[list[str]]:
 
 
 def _inside(atom: list[str]) -> list[str]:
-    """The words of which each match of a group has one: the rarest of each of its alternatives. Empty: none is known."""
+    """Words, one of which every match of a group contains: the rarest of each of its alternatives. Empty: none is known."""
     if atom[0] != "(":
         return []
     found = [needed("".join(tokens)) for tokens in _alternatives(_inner(atom))]
@@ -202,7 +202,7 @@ class PatternSet:
         """The alternatives of the patterns, each with the number of its pattern."""
         first, second = dict[bytes, set[int]](), dict[bytes, set[int]]()
         self._always, self._one_list, self._common = set[int](), set[int](), set[int]()
-        """Alternatives, by their place: that need no word, that need one of one list only, and whose words are in most texts."""
+        """Alternatives, by their place: that need no word, that need one word list only, and whose words are in most texts."""
         rare = set[bytes]()
         for here, (_, part) in enumerate(self._parts):
             lists = needed(part)

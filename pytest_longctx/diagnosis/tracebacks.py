@@ -18,7 +18,7 @@ EXCEPTION = re.compile(
     r"|^[\w.]+\.exc(?:eptions?)?\.\w+(?:: |$)|^Exception(?:: |$)"
 )
 INDENTED: Final = re.compile(r"^\s+(?:[A-Za-z_]\w*\.)+\w*(?:Error|Exception): ")
-"""An exception's last line where whoever wrote the traceback down indented it, too. Source code has no such line."""
+"""An exception's last line in a traceback that was indented as a whole. Source code has no such line."""
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
 

@@ -52,7 +52,7 @@ class Asked:
     folder: Path = Path()
     """Folder of the deployment's file."""
     foreign: str = ""
-    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can."""
+    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can be planned."""
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """Cache of what was read from the config, shared by copies with other flags."""
@@ -212,7 +212,7 @@ def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[Engin
     Read the flags of *start*. If *version* is not recorded, use the adjacent recorded version that accepts more of these flags.
 
     A flag that only one adjacent version has may exist in *version*. A flag that the oldest recorded version lacks may exist
-    in an older one. Such flags are no refusals; a note lists those that were not read.
+    in an older one. Such flags are no refusals; a note lists the flags that were not read.
     """
     read = _with_config_file(row, start)
     if row.version == version or not read.problems:

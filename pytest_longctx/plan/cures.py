@@ -1,4 +1,4 @@
-"""The smallest change of flags that lets a server start. Each is checked with the prediction before it is named."""
+"""The smallest change of flags that lets a server start. Each change is checked with the prediction before it is named."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace

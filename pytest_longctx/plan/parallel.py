@@ -80,9 +80,9 @@ class Counted(ModelShape):
     """A model whose weights are counted once, and whose experts may be divided among more devices than its attention."""
 
     ratio: int = 1
-    """How many times more."""
+    """Devices that share the experts / devices that share the attention."""
     counts: dict[tuple[int, float | None], int] = field(default_factory=dict, compare=False)
-    """What was counted, by devices and bytes of a value that is not quantised."""
+    """Counted bytes, by number of devices and bytes of a value that is not quantised."""
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
         """Bytes of the weights on one device. A tensor that only some tokens use is counted as an expert."""

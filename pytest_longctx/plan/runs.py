@@ -319,7 +319,7 @@ _TASK_REQUESTS = {"gsm8k": 1319, "mmlu_pro": 12_032, "humaneval": 164, "ifeval":
 """Number of questions in the test sets of lm-eval's tasks."""
 _USUAL_TASK_REQUESTS = 1000
 _TASK_PROMPT_TOKENS = 1000
-"""Tokens of a question with a few worked examples. Those of GSM8K with five have 900 to 1,100."""
+"""Tokens of a question with a few worked examples. Questions of GSM8K with five examples have 900 to 1,100."""
 _TASK_OUTPUT_TOKENS = 256
 
 

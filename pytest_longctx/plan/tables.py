@@ -27,7 +27,7 @@ class Solved:
     longest_tokens: int | None
     """Longest context with which the server starts; None if there is none, or if it is unknown."""
     requests: float | None
-    """Concurrent requests of the planned length; None if not one fits."""
+    """Concurrent requests of the planned length; None if no request fits."""
     devices: int | None
     """Fewest devices on which the planned length fits; None if 64 are not enough."""
 

@@ -59,7 +59,7 @@ _LAWS: Mapping[str, str] = MappingProxyType(
 )
 """The law that a measure belongs to: a server that violates it does so in every test."""
 _DOWN: Final = frozenset({"dies", "runs out of memory", "asserts", "disconnects"})
-"""Outcomes after which a server no longer answers: the later ones follow from the first."""
+"""Outcomes after which a server no longer answers. Later failures follow from the first."""
 _LIMITS: Final = frozenset({"refuses", "serves"})
 _SPEED_UNITS: Final = frozenset({"s", "tokens/s", "requests/s"})
 _LONGEST: Final = 8000
@@ -86,7 +86,7 @@ def unquoted(why: str) -> str:
 
 
 def _flat(why: str) -> str:
-    """The reason of a verdict in one line, as far as it is searched."""
+    """Return the reason of a verdict in one line. Only this part of it is searched."""
     return " ".join(why[:_LONGEST].split())
 
 

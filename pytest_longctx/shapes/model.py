@@ -33,7 +33,7 @@ class Body:
     outside: tuple[Tensor, ...]
     """Tables at both ends, and tensors that no single layer owns."""
     draft: tuple[Tensor, ...] = ()
-    """Layers of multi-token prediction, loaded only where they speculate."""
+    """Layers of multi-token prediction. They are loaded only for speculative decoding."""
     notes: tuple[str, ...] = ()
 
 

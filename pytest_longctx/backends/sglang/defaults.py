@@ -36,7 +36,7 @@ _STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
 def total_mib(device_bytes: float) -> int:
     """
     Convert the device memory that torch reports to MiB as ``nvidia-smi`` reports it. SGLang chooses defaults by the
-    latter.
+    MiB of ``nvidia-smi``.
     """
     return _TOTAL_MIB.get(int(device_bytes // 1024**3), round(device_bytes / _MIB) + _FREE_BELOW_TOTAL_MIB)
 

@@ -53,7 +53,7 @@ SLICES = 2
 """Copies of a prompt's ids that 0.5.23 makes in Python for each chunk (``checkpoint_into_tree``)."""
 _GRAPHS_AT_MOST = {False: "--cuda-graph-max-bs", True: "--cuda-graph-max-bs-decode"}
 """
-The flag for the largest batch of a decode graph. 0.5.6 has neither the second name nor the pool for windowed layers.
+The flag for the largest batch of a decode graph. 0.5.6 has no second name of the flag and no pool for windowed layers.
 """
 
 CHUNK_TOKENS = 8192
@@ -215,7 +215,7 @@ class Boot:
     @property
     def requests(self) -> int:
         """
-        Most running requests of SGLang: as configured, else 512 x tokens / context, from 2,048 to 4,096.
+        Most running requests of SGLang: as configured or, by default, 512 x tokens / context, from 2,048 to 4,096.
 
         With states, at most the number of their slots.
         """

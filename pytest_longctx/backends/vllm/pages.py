@@ -122,7 +122,7 @@ class Grouping:
 
 
 class UnlaidError(ValueError):
-    """These pages cannot be arranged in one pool, or the way is unknown. The message says which."""
+    """These pages cannot be arranged in one pool, or it is unknown how. The message says which of both."""
 
 
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:

@@ -39,7 +39,7 @@ class ToolRun:
 
     @property
     def tokenizer(self) -> str:
-        """Location of the model's tokenizer: the engine's location if known, else the model name that the server reports."""
+        """Location of the model's tokenizer: the engine's location if known, otherwise the model name that the server reports."""
         known = self.server.deployment.model
         return self.server.model if known.name == "unknown" else models.locate(known)
 

@@ -23,7 +23,7 @@ _MOST: Final = 16
 _PROSE: Final = re.compile(r"(?i)exception|error|failed|warning|prompt|['\"`{]|[a-z]{2,} [a-z]{2,}\b|[a-z]+:\s*$")
 """Text that belongs to the message: a summary before a traceback, a quotation, a sentence."""
 _NUMBERED: Final = re.compile(r"[\d\[|]")
-"""What every prefix of a collector has: a time, a number or a frame."""
+"""Every prefix of a collector has one of these: a time, a number or a frame."""
 
 
 class OuterPrefixes:

@@ -11,19 +11,19 @@ _REQUEST = re.compile(
     r"|(?:Generate|Embedding)ReqInput\(|CompletionRequest\("
     r"""|\b(?:prompt|text|output|content|messages?|stop|body|input|query)['"]?\s?[:=] ?(?:\[|\{|b?['"])"""
 )
-"""What precedes the text of a request."""
+"""Words before the text of a request."""
 _DUMP = re.compile(
     r"non-default args|server_args=|ServerArgs\(|Namespace\(|\bargs: |with config: |Args\(|Config\(\w+=|[Cc]hat[ _]template"
     r"|\bArgs \{|\bargv\b|[Cc]ommand(?: line)?: |SchedulerOutput\(|environment: |\benv: |kwargs="
 )
-"""What precedes a dump of arguments or of a configuration."""
+"""Words before a dump of arguments or of a configuration."""
 _COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
 """Beginnings of lines that a person or a shell wrote."""
 _REPR = re.compile(
     r"[\w.]*(?:Error|Exception)\($|^KeyError: $|\bpanicked at $|(?:`Err` value|^Error): (?:\w+\()*$"
     r"|\b(?:CUDA|HIP) error \S+:\d+ $|\bOs \{ code: \d+, kind: \w+, message: $"
 )
-"""What stands before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
+"""Text before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
 _PANIC = re.compile(r"^thread '[^']*' (?:\(\d+\) )?panicked at |^called `\w+::\w+\(\)` on |\bOs \{ code: \d+, ")
 """A panic of Rust and the error in it, whose parts look like a request's."""
 _MEMBER = re.compile(r'\s*"(?:message|reason|note|status)": "')

@@ -101,7 +101,7 @@ def names(found: Sequence[Workload]) -> dict[str, Workload]:
 
 
 def _workload(verdicts: Sequence[dict[str, Any]], sent: Sequence[dict[str, Any]]) -> Workload | str:
-    """The workload of one test, or why it is none."""
+    """Return the workload of one test, or the reason why the test has none."""
     if len(verdicts) > 1:
         return "it judges several findings"
     if not sent:
@@ -141,7 +141,7 @@ def _recorded(measured: Mapping[str, float], stem: str) -> Spread:
 
 
 def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Workload | str:
-    """A workload of the last requests of a test, which the verdict judged; those before them warmed the server up."""
+    """Return the workload of the last requests of a test, which the verdict judged. Earlier requests warmed the server up."""
     measured = verdict["measured"]
     runs = int(measured.get("runs", 1))
     judged = sent[-runs:]

@@ -194,7 +194,7 @@ def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ..
 def _ngrams(
     k: Keys, b: Basics, attends: list[bool], wide: int
 ) -> dict[int, tuple[tuple[Tensor, ...], tuple[State, ...]]]:
-    """The layers of Qwen4 that look n-grams up: the table and what mixes its rows in, and the state of a convolution."""
+    """The layers of Qwen4 that look n-grams up: the table, the weights that mix its rows in, and the state of a convolution."""
     chosen = sorted(set(k.numbers("ple_layer_ids") or ()))  # counted from 1
     width, size = k.maybe("ple_embed_dim", least=1) or b.hidden, k.count("ngram_size", default=3, least=2)
     each, kernel = k.count("heads_per_ngram", default=8), k.count("ple_conv_kernel_size", default=4)
@@ -224,7 +224,7 @@ def _ngrams(
 
 
 def _primes(least: int, count: int) -> list[int]:
-    """The first *count* primes from *least* on."""
+    """Return the first *count* primes that are *least* or more."""
     found: list[int] = []
     value = max(2, least)
     while len(found) < count:

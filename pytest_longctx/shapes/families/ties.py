@@ -18,7 +18,7 @@ _EITHER = frozenset({"llava", "llava_onevision", "glm4v", "qwen2_vl"})
 _TEXT = frozenset({"smolvlm", "qwen3_5", "qwen3_5_moe"})
 """The text part decides."""
 _WHOLE_FIRST = frozenset({"internvl_chat", "qwen2_5_omni"})
-"""The whole config decides; if it is silent, the text part."""
+"""The whole config decides. If it is silent, its text part decides."""
 _ALWAYS: Mapping[str, bool] = MappingProxyType(
     {"cohere2_vision": True, "lfm2_vl": True, "paligemma": True, "glm4v_moe": False, "voxtral": False}
 )

@@ -69,7 +69,7 @@ def test_nothing_is_sent_to_another_machine_without_a_yes(capsys, monkeypatch):
     ("words", "said"),
     [
         (["--claim", "much"], "--claim"),
-        (["--claim", "7"], "--claim: 7 tokens are fewer"),
+        (["--claim", "7"], "--claim: 7 tokens are too few"),
         (["--budget", "$5"], "--price-in"),
         (["--price-in", "-1"], "--price-in"),
         (["--timeout", "0"], "--timeout"),
