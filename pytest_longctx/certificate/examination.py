@@ -38,7 +38,7 @@ class Sent:
     """A prompt of filler and its answer."""
 
     tokens: int
-    """By the ruler."""
+    """Tokens of the prompt, by the ruler."""
     reply: Reply
 
 
@@ -170,7 +170,7 @@ def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
 
 
 def find_dialects(exam: Examination, wanted: str | None = None) -> None:
-    """Try each dialect and keep the first that the endpoint serves. With *wanted*, try only that one. Raises `Unaskable`."""
+    """Try each dialect and keep the first that the endpoint serves. With *wanted*, try only this dialect. Raises `Unaskable`."""
     asked = [each for each in known() if wanted in (None, each.id)]
     said, absent = _ask_each(exam, asked)
     if exam.found_dialect is None and absent:
@@ -186,7 +186,7 @@ def find_dialects(exam: Examination, wanted: str | None = None) -> None:
 
 
 def _ask_each(exam: Examination, dialects: Iterable[Dialect]) -> tuple[list[str], bool]:
-    """Try *dialects* on the examined endpoint. Return the errors of those not served, and whether every path is missing."""
+    """Try *dialects* on the examined endpoint. Return the error of each unserved one, and whether every path is missing."""
     said: list[str] = []
     absent = True
     served: dict[str, str] = exam.fields.setdefault("dialects", {})

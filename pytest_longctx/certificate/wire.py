@@ -206,7 +206,7 @@ class Wire:
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
     def _learn_gap(self, started_s: float, waited_s: float) -> None:
-        """Keep the interval of the last two requests between all further ones, so that none is refused first."""
+        """Keep the interval of the last two requests between all further ones, so that none is refused at its first try."""
         with self._lock:
             between_s = waited_s if self._taken_s is None else started_s - self._taken_s
             gap_s = between_s if between_s <= _LONGEST_GAP_S else waited_s
@@ -316,7 +316,7 @@ class Wire:
 
 
 def _is_stream(kind: str, *, asked: bool) -> bool:
-    """Whether an answer with the content type *kind* is a stream. Some servers name a type that is not one of streams."""
+    """Whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of streams."""
     return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 

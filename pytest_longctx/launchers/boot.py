@@ -107,7 +107,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def _known(self, exchange: Exchange) -> Observation:
-        """Return an exchange as evidence. A refusal that the catalogue knows gets its signature, its class and its sizes."""
+        """Return an exchange as evidence. If the catalogue knows the refusal, its signature, class and sizes are added."""
         seen = exchange.observe()
         if exchange.refusal is None or self.server is None:
             return seen
@@ -173,7 +173,7 @@ class Boot:
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _outside(self, because: str, remedy: str, server: Server, rows: Iterable[tuple[str, str]] = ()) -> str:
-        """Say that something outside stopped the server, which is no evidence about it."""
+        """Return the message that something outside stopped the server, which is no evidence about the server."""
         lines = [f"{server.deployment.name} was stopped while it worked, so nothing is judged", f"  because  {because}"]
         lines += [f"  {word:<8} {line}" for word, line in rows]
         lines += [] if server.log is None else [f"  log      {server.log}"]

@@ -60,7 +60,7 @@ def compare_texts(
 
 def texts(finding: Finding, factory: PromptFactory, *, real: bool) -> list[Prompt]:
     """
-    Return the texts of a 'drift' finding: natural ones for *real* weights, else random ids.
+    Return the texts of a 'drift' finding: natural texts for *real* weights, otherwise random ids.
 
     They are the same in every run and for every finding with the same number and length, so that readings can be
     compared.
@@ -74,8 +74,8 @@ def repeatable(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with another server's
-    if it names one.
+    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with the answers of
+    another server if *finding* names one.
 
     Raises `LongctxError`.
     """

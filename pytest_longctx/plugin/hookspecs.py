@@ -1,4 +1,4 @@
-"""The hooks with which another plugin, or a project's conftest.py, extends this one."""
+"""The hooks with which another plugin, or a project's conftest.py, extends this plugin."""
 
 from typing import TYPE_CHECKING
 

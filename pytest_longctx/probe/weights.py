@@ -58,7 +58,7 @@ class Family:
     layers: int
     head_dim: int
     dims: tuple[int, ...]
-    """The `WIDTH` dimensions of a head that hold a code: those that rotary embeddings do not rotate."""
+    """The `WIDTH` dimensions of a head that hold a code. Rotary embeddings do not rotate them."""
     query_gain: float
     prefix: str = ""
     """Prefix of all tensor names."""
