@@ -327,7 +327,7 @@ def test_the_laws_of_committed_runs_are_the_exact_least_squares(run):
 
 @pytest.mark.parametrize("points", [[], [(10, 1.0)], [(10, 1.0), (10, 2.0)]])
 def test_a_law_needs_two_lengths(points):
-    with pytest.raises(ValueError, match="two different lengths"):
+    with pytest.raises(ValueError, match="two different prompt lengths"):
         capacity.fit(points)
 
 

