@@ -55,7 +55,7 @@ HIDDEN = "***"
 _SHORTEST: Final = 4
 """Shorter values are not secrets. Masking them would damage other text."""
 _SHORTEST_KNOWN: Final = 8
-"""The same limit for secrets that are masked in all text of the process, not only in that of their server."""
+"""The same limit for secrets that are masked in all text of the process, not only in the text of their server."""
 _SHORTEST_CORE: Final = 10
 """Letters of a Base64 form that must remain after those that depend on its neighbours are cut off."""
 
@@ -133,8 +133,9 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
     """
     Return *text* with every secret, the credentials of every URL, the keys in its query and what text names as a key masked.
 
-    Secrets are *secrets* and those of `remember`, in all their forms: as they are, quoted for a shell, as Python and JSON escape
-    them, percent-encoded, escaped for HTML, in hexadecimal, and in Base64 at any offset; also if a line ends within one of these.
+    Secrets are *secrets* and the values given to `remember`, in all their forms: as they are, quoted for a shell, as Python and
+    JSON escape them, percent-encoded, escaped for HTML, in hexadecimal, and in Base64 at any offset; also if a line ends within
+    one of these.
 
     >>> masked("Bearer hunter2", ["hunter2"])
     'Bearer ***'

@@ -34,7 +34,7 @@ class MetricNames(toml.Table):
     kv_used_tokens: toml.Names = ()
     """Gauge: tokens in the KV cache. It changes with every chunk even if the share is rounded."""
     worked_tokens: toml.Names = ()
-    """Counter: tokens that the model has processed. Those of a prompt are added chunk by chunk."""
+    """Counter: tokens that the model has processed. The tokens of a prompt are added chunk by chunk."""
     prompt_tokens: toml.Names = ()
     """Counter: prompt tokens read."""
     generated_tokens: toml.Names = ()
@@ -95,7 +95,7 @@ def signature_files() -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A server to launch, as a value. Launchers need nothing else."""
+    """Everything that a launcher needs to start one server."""
 
     name: str
     """The deployment's name. Log files and containers have it too."""
@@ -145,7 +145,7 @@ class Backend:
     on_cpu: ClassVar[bool] = False
     """Whether PyTorch runs its models on the CPU. The CPU's speed is then measured before any boot."""
     shares_machine: ClassVar[bool] = False
-    """Whether it is small enough for every xdist worker to boot its own."""
+    """Whether the engine is so small that every xdist worker can boot its own server."""
     health: ClassVar[str] = "/health"
     dies_unhealthy: ClassVar[bool] = False
     """
@@ -251,8 +251,8 @@ class Backend:
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """
-        Seconds for which the devices wait for the host during one prefill, if they are known to grow with the prompt;
-        else 0.
+        Seconds for which the devices wait for the host during one prefill, if this time is known to grow with the
+        prompt. If not, 0.
         """
         return 0.0
 

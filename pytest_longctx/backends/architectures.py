@@ -22,7 +22,7 @@ _FORMS: tuple[Form, ...] = ("attention_backend", "attention_interface", "neither
 
 
 class Lacking(NamedTuple):
-    """Why a version without a class for an architecture refuses it, or may not serve it as its own class would."""
+    """Why an engine version without a class for an architecture refuses it, or may serve it differently."""
 
     certain: bool
     """Whether the start is refused; if not, it is not known what the fallback to Transformers does."""
@@ -32,12 +32,12 @@ class Lacking(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What a fallback looks at."""
+    """The properties of a model on which an engine's fallback depends."""
 
     names: tuple[str, ...]
-    """Of ``architectures``."""
+    """The names in ``architectures``."""
     code: Mapping[str, Any]
-    """Of ``auto_map``: classes that come with the model."""
+    """The table ``auto_map``: classes that come with the model."""
     keeps_state: bool
     """Whether layers keep a state in place of a KV cache."""
 
@@ -47,14 +47,15 @@ def classes() -> tuple[str, Mapping[str, Form]]:
     """
     The recorded version of Transformers, and the form of each of its classes that generates text.
 
-    A class that is missing or not compatible in it is so in earlier versions too, in which classes were only added.
+    A class that is missing or not compatible in it is so in earlier versions too, because later versions only
+    added classes.
     """
     found = tomllib.loads((Path(transformers.__file__).parent / "classes.toml").read_text(encoding="utf-8"))
     return found["version"], {name: form for form in _FORMS for name in found[form]}
 
 
 def model_of(config: Mapping[str, Any], *, keeps_state: bool) -> Model | None:
-    """The model of a *config*; None where it names no architecture."""
+    """Return the model of a *config*; None if it names no architecture."""
     listed, code = config.get("architectures"), config.get("auto_map")
     names = tuple(each for each in listed if isinstance(each, str)) if isinstance(listed, list | tuple) else ()
     return Model(names, code if isinstance(code, Mapping) else {}, keeps_state) if names else None
@@ -92,8 +93,8 @@ def _bases(name: str) -> tuple[str, ...]:
 
 def lacking(row: EngineVersion, model: Model, flags: Mapping[str, Any], env: Mapping[str, str]) -> Lacking | None:
     """
-    What a *model* comes to whose architecture the version *row* does not have; None where it has a class, or where
-    *flags* and *env* bring another.
+    Return what happens to *model* if the version *row* lacks its architecture. None if the version has a class for it,
+    or if *flags* and *env* provide one.
     """
     asked = str(flags.get("model-impl", "auto")).lower()
     if asked not in ("auto", row.engine) or flags.get("model-class-overrides"):

@@ -31,7 +31,7 @@ Versions of vLLM that take the positions beside YaRN as scaled already. Older on
 the factor.
 """
 ASSUMED_BY_VLLM = 2048
-"""The longest context where config.json has no key for it."""
+"""The longest context if config.json has no key for it."""
 MOST_TOKENS = 2**40
 
 
@@ -111,8 +111,8 @@ def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str, *,
 
 def _scaled_by_sglang(positions: int, text: Mapping[str, Any]) -> int:
     """
-    Context length of SGLang: positions times the factor. Not so if the table names original positions, or is that of
-    Llama 3.
+    Context length of SGLang: positions times the factor. The factor is ignored if the table names original positions,
+    or has the type ``llama3`` or ``default``.
     """
     for table in tables(text):
         if "original_max_position_embeddings" in table or kind(table) in ("llama3", "default"):

@@ -83,7 +83,7 @@ def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
     """
     Return the expected prefill times on *gpus*: the roofline at the usual utilisation.
 
-    Without a data sheet, those of the slowest known GPU.
+    Without a data sheet, the times of the slowest known GPU are returned.
     """
     shape = models.shape_of(one.model)
     if shape is None:

@@ -1,5 +1,5 @@
 """
-Read what is recorded of an engine's version: command line flags, metrics, KV cache dtypes and architectures.
+Read the record of an engine's version: command line flags, metrics, KV cache dtypes and architectures.
 
 ``python -m tests.engine_version`` makes the files `backends/ENGINE/versions/X.Y.Z.toml` from the engine's wheel.
 """
@@ -104,7 +104,7 @@ class EngineVersion:
         return sorted(f"--{name}" for name in self._named(word))
 
     def _named(self, word: str) -> set[str]:
-        """Return the flags that *word* may stand for: the flag of that name, else all that begin with it, as in argparse."""
+        """Return the flags that *word* may stand for: the flag of that name, or all that begin with it, as in argparse."""
         parser, spelt = self.command_line["parser"], word.partition("=")[0]
         if spelt.startswith("--"):
             spelt = spelt.partition(".")[0] if parser["dotted_keys"] else spelt

@@ -38,7 +38,7 @@ class Sent:
     """A prompt of filler and its answer."""
 
     tokens: int
-    """By the ruler."""
+    """Tokens of the prompt, by the ruler."""
     reply: Reply
 
 
@@ -80,13 +80,15 @@ class Examination:
     @property
     def dialect(self) -> Dialect:
         if self.found_dialect is None:
-            raise Unaskable("no dialect has been found yet")
+            raise Unaskable("the dialect of the endpoint is unknown: no request in any known dialect has succeeded")
         return self.found_dialect
 
     @property
     def ruler(self) -> Ruler:
         if self._ruler is None:
-            raise Unaskable("the prompt lengths have not been calibrated yet")
+            raise Unaskable(
+                "prompts of a given number of tokens cannot be built: the calibration of lengths has not succeeded"
+            )
         return self._ruler
 
     @ruler.setter
@@ -117,7 +119,7 @@ class Examination:
         return self.ask(quest.turns, room, expected=expected, **more)
 
     def natural(self, *tokens: int) -> str:
-        """Choose the lengths of natural texts. They are tokens if tokens are counted, else words."""
+        """Choose the lengths of natural texts. They are in tokens if tokens are counted, otherwise in words."""
         listed = ", ".join(f"{each:,}" for each in tokens)
         return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 
@@ -131,7 +133,7 @@ class Examination:
 
 
 def answer_room(codes: int) -> int:
-    """Answer tokens to reserve for *codes* codes with some words around them."""
+    """Return the answer tokens to allow when a certificate's prompt asks for that many codes, with some words around them."""
     return min(256, 24 + 12 * codes)
 
 
@@ -168,7 +170,7 @@ def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
 
 
 def find_dialects(exam: Examination, wanted: str | None = None) -> None:
-    """Try each dialect and keep the first that the endpoint serves. With *wanted*, try only that one. Raises `Unaskable`."""
+    """Try each dialect and keep the first that the endpoint serves. With *wanted*, try only this dialect. Raises `Unaskable`."""
     asked = [each for each in known() if wanted in (None, each.id)]
     said, absent = _ask_each(exam, asked)
     if exam.found_dialect is None and absent:
@@ -184,7 +186,7 @@ def find_dialects(exam: Examination, wanted: str | None = None) -> None:
 
 
 def _ask_each(exam: Examination, dialects: Iterable[Dialect]) -> tuple[list[str], bool]:
-    """Try *dialects* on the examined endpoint. Return the errors of those not served, and whether every path is missing."""
+    """Try *dialects* on the examined endpoint. Return the error of each unserved one, and whether every path is missing."""
     said: list[str] = []
     absent = True
     served: dict[str, str] = exam.fields.setdefault("dialects", {})
@@ -251,6 +253,6 @@ def _find_stream(exam: Examination) -> None:
 
 
 def affordable(exam: Examination, tokens: int) -> None:
-    """Check before any prompt is built that the budget is large enough. Raises `OverBudget`."""
+    """Check that the budget of the certificate allows *tokens* more, before a prompt is built. Raises `OverBudget`."""
     if not exam.affords(tokens):
         raise OverBudget(f"the budget has {exam.wire.budget.left():,} tokens left; about {tokens:,} are needed")

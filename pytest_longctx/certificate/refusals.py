@@ -42,7 +42,7 @@ def _over_length(exam: Examination) -> Iterator[Result]:
 def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Reply | None]:
     """
     Return the refusals of a request that is too long, one without and one with a stream. The search has sent at least
-    one of them.
+    one of these requests.
     """
     if limit is None or limit.fails is None:
         return None, None

@@ -98,7 +98,7 @@ class Reply:
 
 def told(text: str) -> list[int]:
     """
-    Return the numbers that a refusal names as the length limit.
+    Return the numbers that the message of a refused request gives as the length limit.
 
     >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
     ([128000], [200000])
@@ -112,7 +112,7 @@ def told(text: str) -> list[int]:
 
 def numbers(text: str) -> list[int]:
     """
-    Return the numbers in a refusal that may be the length limit: named as the limit, or near a word about lengths.
+    Return the numbers in the message of a refused request that may be the length limit: named so, or near a word about lengths.
 
     >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
     [128000]

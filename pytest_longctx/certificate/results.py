@@ -56,14 +56,17 @@ class Result:
 
 
 def holds(check: str, seen: str, asked: str = "", **figures: Any) -> Result:
+    """Return the result of a certificate's *check* that the endpoint passes."""
     return Result(check, "holds", seen, asked, figures=figures)
 
 
 def broken(check: str, seen: str, allowed: str, asked: str = "", **figures: Any) -> Result:
+    """Return the result of a certificate's *check* that the endpoint fails."""
     return Result(check, "broken", seen, asked, allowed, figures=figures)
 
 
 def unmeasured(check: str, because: str, seen: str = "", **figures: Any) -> Result:
+    """Return the result of a certificate's *check* that could not be measured."""
     return Result(check, "unmeasured", seen, because=because, figures=figures)
 
 

@@ -40,7 +40,7 @@ class Ruler:
     points: tuple[tuple[int, int], ...] = ()
     """Words and counts of the calibration."""
     why: str = ""
-    """Why nothing is counted."""
+    """The reason why nothing is counted."""
 
     @property
     def exact(self) -> bool:
@@ -55,7 +55,7 @@ class Ruler:
         return self.base + self.per_word * words
 
     def turns(self, rng: np.random.Generator, tokens: int) -> tuple[Turn, ...]:
-        """Make a prompt of *tokens*. It is exact if the law is exact and a tail text fits, else up to one word shorter."""
+        """Make a prompt of *tokens*. It is exact if the law is exact and a tail text fits, otherwise up to one word shorter."""
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return filler(rng, self.words, words, tail=self.tails[rest] if rest < len(self.tails) else "")

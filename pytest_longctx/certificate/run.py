@@ -42,7 +42,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], Group], ...] = (
 SMALL_REQUESTS = 110
 """Requests of a run other than those for the limit and for long texts, as measured on a miniature without faults."""
 SMALL_TOKENS = 40_000
-"""Their tokens."""
+"""Tokens of these requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) ->
 
 
 def _begin(exam: Examination, dialect: str | None) -> str:
-    """Find out how to send requests. Return an explanation if the first answers already decide all checks; else empty."""
+    """Find out how to send requests. Return an explanation if the first answers already decide all checks; empty if not."""
     try:
         list_models(exam)
         find_dialects(exam, dialect)

@@ -54,7 +54,7 @@ class Quest:
 
 
 def has(answer: str, code: str) -> bool:
-    """Whether *answer* contains *code* as a separate number. Commas and blanks between digits are ignored."""
+    """Whether *answer* has the *code* of a certificate's text as a separate number, also with commas or blanks in it."""
     digits = r"[ ,]?".join(code)
     return re.search(rf"(?<!\d){digits}(?!\d)", answer) is not None
 

@@ -42,7 +42,7 @@ _FIRST_WAIT_S: Final = 2.0
 _MOST_BYTES: Final = 8 * 2**20
 """Most bytes read of one answer. Answers have at most 256 tokens."""
 _FRAME_TOKENS: Final = 256
-"""Tokens of a chat template, reserved in addition to those of the text."""
+"""Tokens reserved for a chat template, in addition to the tokens of the text."""
 _SPARE: Final = 1.02
 _PAGE_S: Final = 30.0
 _MOST_LOST: Final = 3
@@ -134,7 +134,7 @@ class Wire:
         """
         Send one request. Wait and repeat it if the server limits its rate.
 
-        *expected*: prompt tokens, if known; else each byte counts as one. *key*: replaces the usual key. Raises
+        *expected*: prompt tokens, if known. If not, each byte counts as one token. *key*: replaces the usual key. Raises
         `OverBudget`.
         """
         answer_tokens = max(answer_tokens, dialect.least_answer)
@@ -206,7 +206,7 @@ class Wire:
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
     def _learn_gap(self, started_s: float, waited_s: float) -> None:
-        """Keep the interval of the last two requests between all further ones, so that none is refused first."""
+        """Keep the interval of the last two requests between all further ones, so that none is refused at its first try."""
         with self._lock:
             between_s = waited_s if self._taken_s is None else started_s - self._taken_s
             gap_s = between_s if between_s <= _LONGEST_GAP_S else waited_s
@@ -316,7 +316,7 @@ class Wire:
 
 
 def _is_stream(kind: str, *, asked: bool) -> bool:
-    """Whether an answer with the content type *kind* is a stream. Some servers name a type that is not one of streams."""
+    """Whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of streams."""
     return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 

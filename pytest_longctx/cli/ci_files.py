@@ -66,8 +66,7 @@ long-context:
 
 def made(ci: str, folder: Path, backend: Backend, command: str) -> dict[Path, str]:
     """
-    Return the file for the *ci* system (``github``, ``gitlab`` or ``none``) and *folder*, at the root of its
-    repository.
+    Return the CI file, by its path at the root of the repository of *folder*. *ci* is ``github``, ``gitlab`` or ``none``.
 
     *command* is ``pytest``, or a command that names its folder and runs from the folder of ``longctx init``.
     """

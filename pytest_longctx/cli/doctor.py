@@ -70,7 +70,7 @@ def run(given: Namespace) -> int:
 
 
 def _usable(installed: list[Backend], wanted: str | None) -> list[Backend]:
-    """Return the backends to count: the wanted one if it can be used, else those with an installed engine."""
+    """Return the backends to count: the wanted one if it can be used, otherwise the backends with an installed engine."""
     if wanted is None:
         return installed
     made = backends.named(wanted)

@@ -37,7 +37,7 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
 
 _PROMPT_TOKENS: Final = 10_000
 _OUTPUT_TOKENS: Final = 128
-"""Enough for a rate of answers: that of 32 tokens of a small model varied by half within a run."""
+"""Enough to measure a decode rate. With 32 output tokens of a small model the rate varied by half within a run."""
 _RUNS: Final = 5
 """Number of repetitions, enough to measure a spread; see `pytest_longctx.cli.tolerance`."""
 _FINDING: Final = "FIRST-0001"

@@ -220,10 +220,9 @@ def _show(given: Namespace) -> int:
 
 def named(name: str, data: Data) -> list[Entry]:
     """
-    Return everything called *name*, in any case: a deployment and a backend, or several engines' signatures, may share
-    it.
+    Return all entries called *name*; a deployment and a backend, or signatures of several engines, may share a name.
 
-    Raises `UsageError` with the nearest known names.
+    Upper and lower case are equal. Raises `UsageError` with the nearest known names.
     """
     every = [one for kind in KINDS for one in entries(kind, data)]
     if found := [one for one in every if one.name == name] or [one for one in every if _same(one.name, name)]:

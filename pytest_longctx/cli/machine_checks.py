@@ -23,8 +23,8 @@ from pytest_longctx.units import GiB
 
 Word = Literal["ok", "limited", "missing", "wrong"]
 """
-``limited``: usable, with less than the documents assume. ``missing``: not everything needs it. ``wrong``: no run can
-work.
+``limited``: usable, with less than the documents assume. ``missing``: only some runs need it. ``wrong``: no run
+can work.
 """
 
 _PACKAGE: Final = "pytest-longctx"
@@ -206,7 +206,7 @@ def disk(what: str, folder: Path, free: int | None) -> Check:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes on the disk of *folder*, which may not exist yet; None if it cannot be created or written."""
+    """For a check of this machine: the free bytes on the disk of *folder*; None if it cannot be created or written."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return None

@@ -170,7 +170,7 @@ def _plan_findings(given: Namespace) -> None:
 
 
 def _fitting_first(made: "Plan") -> Iterator[str]:
-    """Return the lines of a plan, fitting deployments first. Those out of scope are counted by reason."""
+    """Return the lines of a plan, fitting deployments first. Deployments out of scope are counted by reason."""
     from pytest_longctx.plan.runs import Plan  # noqa: PLC0415
 
     inside = [row for row in made.rows if not row.out_of_scope]

@@ -105,7 +105,7 @@ def _own_data(results: Results) -> tuple[Path, ...]:
 def recordings(
     results: Results, known: Data, folder: Path, prefix: str, tolerance: float | None, only: Sequence[str]
 ) -> tuple[list[Recording], list[str]]:
-    """Return the findings to write into *folder*, and a line about each case of the run that is left out."""
+    """Return the findings that ``longctx record`` writes into *folder*, and a line about each case that it leaves out."""
     cases: dict[CaseKey, list[dict[str, Any]]] = {}
     for row in results.verdicts:
         if row["server"] and (not only or row["finding"] in only):
@@ -157,7 +157,7 @@ def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix
 
 
 def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Explain why the verdict *rows* may belong to a different content of the *finding*; empty if they do not."""
+    """Explain why the verdict *rows* may belong to a different content of the *finding*; empty if they belong to the same."""
     if not all(row.get("content") for row in rows):
         return "the run was made with an older version, which did not record the request"
     if any(row["content"] != toml.digest(finding) for row in rows):
@@ -243,7 +243,7 @@ def lines(made: Iterable[Recording], left_out: Iterable[str], again: str) -> Ite
 
 
 def as_json(made: Iterable[Recording], left_out: Iterable[str], again: str) -> dict[str, Any]:
-    """The same as JSON."""
+    """Return the summary of the recorded findings as JSON."""
     rows = [
         {
             "file": str(one.path),

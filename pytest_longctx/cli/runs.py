@@ -77,7 +77,7 @@ _EXPORTS: Mapping[str, Callable[[Results, Workload], dict[str, Any]]] = MappingP
     {"llm-d": llm_d.report, "aiperf": aiperf.export, "guidellm": guidellm.report}
 )
 _UNFIT: Mapping[str, Callable[[Workload], str]] = MappingProxyType({"guidellm": guidellm.unfit})
-"""Why a form has no place for a workload, for the forms that do not take every one; empty if it has."""
+"""For output formats with restrictions: why the format cannot represent a workload; empty if it can."""
 
 
 def _report(given: Namespace) -> int:

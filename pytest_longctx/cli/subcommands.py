@@ -101,7 +101,7 @@ def _model_name(one: Deployment) -> str:
 
 
 def process(backend: Backend, one: Deployment) -> str:
-    """Render the command line that starts a deployment as a process, preceded by its environment variables."""
+    """Render a deployment for ``longctx command``: the environment variables and the command line that start a process."""
     made = backend.recipe(one, _model_name(one), manifests.port_of(one), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 

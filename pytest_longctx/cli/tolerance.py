@@ -27,7 +27,8 @@ _SPREAD_OF: Final = {"ttft_s": ("ttft_spread",), "decode_tokens_per_s": ("decode
 """
 The spreads of repeated requests, the figure's own first.
 
-An older run did not record that of the decode rate; what disturbed the first token disturbed the others too.
+An older run did not record the spread of the decode rate. Then the spread of the time to first token is used, because what
+disturbed the first token disturbed the others too.
 """
 
 SIGMAS: Final = 3.0
@@ -54,7 +55,7 @@ class Recorded:
     measure: str
     bound: Bound
     seen: str
-    """How the tolerance came about."""
+    """The origin of the tolerance."""
     visible: float | None = None
     """The slowdown from which on it is seen in 99 of 100 runs, as a share of the time; None if the spread is not known."""
 
@@ -153,7 +154,7 @@ def _said(visible: float | None) -> str:
 
 
 def warning(figures: Iterable[Recorded]) -> str:
-    """That some of the *figures* would not see a slowdown of `SLOWDOWN`, and what to do; empty if all do."""
+    """Warn that some of the *figures* would not show a slowdown of `SLOWDOWN`, and say what to do; empty if all would show it."""
     names = [each.measure for each in figures if each.blind]
     if not names:
         return ""

@@ -57,7 +57,7 @@ class Sample:
     answer_tokens_per_s: float | None = None
     preemptions: float | None = None
     problem: str = ""
-    """Why nothing was observed."""
+    """The reason why nothing was observed."""
 
     def cells(self) -> tuple[str, ...]:
         """Return the reading as cells of the table."""
@@ -148,7 +148,7 @@ def _page(http: httpx.Client) -> str:
 
 def dialect(page: str, url: str, backend: str | None = None) -> MetricNames:
     """
-    Return the metric names of *backend*, else of the engine that has most of them on *page*. Raises `LaunchError` if
+    Return the metric names of *backend*; without it, of the engine with most metrics on *page*. Raises `LaunchError` if
     none has any.
     """
     known = {name: backends.named(name).metrics for name in ([backend] if backend else registry.BACKENDS)}

@@ -310,7 +310,7 @@ class PageClient(httpx.Client):
 
 
 class AsyncPageClient(httpx.AsyncClient):
-    """The same client for asyncio. The reader of a streamed answer limits it."""
+    """Asynchronous client for short requests. The reader of a streamed answer limits the answer."""
 
     def __init__(self, **settings: Any) -> None:
         settings["headers"] = {**_HEADERS, **settings.get("headers", {})}

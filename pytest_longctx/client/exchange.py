@@ -4,7 +4,7 @@ One request and its answer, recorded as clock readings from which all metrics ar
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
@@ -12,7 +12,8 @@ from typing import Literal
 
 from pytest_longctx.client.answer_tokens import Token, first_difference
 from pytest_longctx.client.answers import json_of
-from pytest_longctx.errors import LongctxError
+from pytest_longctx.errors import LaunchError, LongctxError
+from pytest_longctx.findings import aggregate
 from pytest_longctx.observation import Kind, Observation, Outcome
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
@@ -255,6 +256,27 @@ class Exchange:
         )
 
 
+def observation_of(
+    seen: Exchange | Sequence[Exchange] | Observation, observe: Callable[[Exchange], Observation] = Exchange.observe
+) -> Observation:
+    """
+    Return the one observation to judge of what a test has *seen*: an exchange, several, or an observation.
+
+    *observe* makes the observation of each exchange. Raises `LaunchError` if no request reached an engine.
+    """
+    if not isinstance(seen, Observation):
+        each = [seen] if isinstance(seen, Exchange) else seen
+        seen = aggregate.summary([observe(one) for one in each])
+    require_asked(seen)
+    return seen
+
+
+def require_asked(seen: Observation) -> None:
+    """Raise `LaunchError` if a request never reached an engine. That is an error of the environment and judges no finding."""
+    if seen.kind == "not-asked":
+        raise LaunchError(seen.said)
+
+
 class UnservedError(LongctxError):
     """A request that a test needs was not served. *exchange* is the observation."""
 
@@ -329,7 +351,7 @@ def again(first: Exchange, second: Exchange) -> Observation:
 
 def same_answer(seen: Observation, cold: Exchange, warm: Exchange) -> Observation:
     """
-    Add ``answers_changed`` to *seen*: 0 if the *warm* answer equals the *cold* one to the same prompt, else 1.
+    Add ``answers_changed`` to *seen*: 0 if the *warm* answer equals the *cold* one to the same prompt, otherwise 1.
 
     None if either has neither text nor tokens, or if they differ where the cold answer had two nearly equal choices.
     """

@@ -156,7 +156,7 @@ class _Flock:
 
 
 def reading(server: Server) -> ServerMetrics:
-    """Scrape the server's counters once. Return an empty reading if it has none or does not answer."""
+    """Read the server's counters once, before or after a load. The reading is empty if the server has none or does not answer."""
     if server.backend.metrics == MetricNames():
         return ServerMetrics()
     try:
@@ -187,7 +187,7 @@ def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exch
 
 
 def _cached_share(load: Load, prompt_tokens: int) -> float | None:
-    """Cached share of the prompts: from usage if every answer reports it, else from the server's counter."""
+    """Cached share of the prompts: from usage if every answer reports it, otherwise from the server's counter."""
     named = [each.usage.cached_tokens for each in load.exchanges]
     known = [tokens for tokens in named if tokens is not None]
     by_counter = load.ledger.cached_tokens if load.ledger is not None else None

@@ -1,4 +1,4 @@
-"""Compare the throughput in an engine's log with that of a request that the client timed."""
+"""Compare the throughput in an engine's log with the throughput that the client measured for a request."""
 
 import re
 import time
@@ -16,7 +16,7 @@ from pytest_longctx.processes.progress import ProgressCallback, no_progress, wai
 from pytest_longctx.prompts import Sendable
 
 _LATE_S = 3.0
-"""How much later than the end of its window a log line may appear."""
+"""Seconds by which a log line may be late: its window has ended, and the line is not in the log yet."""
 
 
 class Logged(NamedTuple):
@@ -63,7 +63,7 @@ def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
 
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
-    """Send one request in a log window of its own and compare the logged rate. The outcome is None if no log can be read."""
+    """Send one request alone in a log window, and compare the logged rate. The outcome is None if no log can be read."""
     line_of, log = server.backend.catalogue.rate, server.log
     if line_of is None or log is None:
         return Observation(None, said="the server's log cannot be read, or no pattern for its throughput line is known")

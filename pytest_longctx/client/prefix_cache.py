@@ -24,7 +24,7 @@ _FREE_S: Final = 5.0
 
 
 def reset(server: Server) -> Refusal | None:
-    """Reset the prefix cache of *server*. Return None on success, else the refusal; status 404 means no such endpoint."""
+    """Reset the prefix cache of *server*. Return the refusal, or None on success. Status 404 means no such endpoint."""
     path = server.backend.reset_path
     if path is None:
         return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")
@@ -73,10 +73,10 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    Test the reset of the prefix cache: send *prompt* three times, with a reset before the third.
+    Test the reset of the prefix cache: send *prompt* three times, and reset the cache before the third request.
 
-    Return the third request as evidence, with the cached share of the second. The outcome is None if the server has no
-    endpoint to reset its cache.
+    Return the observation of the third request, with the cached share of the second request added. The outcome is None if the
+    server has no endpoint to reset its cache.
     """
     for_the_first_time, second = (ask(server, prompt, output_tokens, watch=watch, traced=True) for _ in range(2))
     for each in (for_the_first_time, second):

@@ -106,7 +106,7 @@ class Mismatched:
     """Index of the first token that differs; None if all are equal."""
     logprob_at: int | None
     """
-    Index of the first equal token whose log-probability differs; None if those of all comparable tokens are equal.
+    Index of the first equal token whose log-probability differs; None if all comparable tokens have equal ones.
     """
     gap_nats: float
     """Largest difference between log-probabilities of equal tokens."""

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One device. None means that no data sheet says it."""
+    """One device. None: no data sheet states the value."""
 
     kind: str
     memory_gb: int

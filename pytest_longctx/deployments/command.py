@@ -29,7 +29,7 @@ _IMAGES = (
     (re.compile(r"(^|/)(vllm|vllm-dev|vllm-rocm|vllm-omni)$"), ()),
     (re.compile(r"(^|/)sglang(-[a-z]+)?$"), ()),
 )
-"""Maps the end of an image's name to the start in its entrypoint; empty: the command names a program."""
+"""Maps a pattern for the end of an image's name to the words of its entrypoint. No words: the command names a program."""
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
 _TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})
@@ -53,9 +53,9 @@ _SIGNS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Div: lambda a, b: int(a / b),
     ast.Mod: lambda a, b: a - b * int(a / b),
 }
-"""Arithmetic of a shell, whose division drops the rest."""
+"""Arithmetic of a shell. Its division drops the remainder."""
 _PROMPT = re.compile(r"(?m)^\s*(?:\([^()\n]{1,60}\)\s*)?\[?[\w.-]+@[\w.-]+[^#$\n]{0,80}[#$][ \t]+")
-"""What a terminal shows before a command: ``root@node1:~# ``."""
+"""The prompt of a terminal before a command: ``root@node1:~# ``."""
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -78,9 +78,9 @@ class Start:
     memory_bytes: float | None = None
     """Memory limit of one container; None: no limit."""
     gpus: int | None = None
-    """Number of devices that it gets on one host; None: not stated, or all."""
+    """Number of devices that the engine gets on one host; None: not stated, or all."""
     kind: str | None = None
-    """The requested kind of device, as it is written there."""
+    """The requested kind of device, as written in the start."""
     nodes: int = 1
     """Number of hosts that share one server."""
     raw: Any = None
@@ -189,7 +189,7 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
 
 
 def _computed(found: re.Match[str], env: Mapping[str, str]) -> str:
-    """The number that ``$((32*1024))`` stands for, or the text as it is where it is none."""
+    """Return the number that an expression such as ``$((32*1024))`` gives; the text unchanged if it gives no number."""
     try:
         return str(_worth(ast.parse(found[1].strip(), mode="eval").body, env))
     except (ArithmeticError, KeyError, MemoryError, RecursionError, SyntaxError, ValueError):
@@ -203,7 +203,7 @@ def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
         return int(env[node.id])
     if isinstance(node, ast.BinOp) and (sign := _SIGNS.get(type(node.op))):
         return sign(_worth(node.left, env), _worth(node.right, env))
-    raise ValueError("must be a sum of numbers")
+    raise ValueError("must be an arithmetic expression of numbers and variables")
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:

@@ -17,7 +17,7 @@ NARROW_HEAD_DIM = 64
 
 REFERENCE_PYTHON_S = 0.00033
 REFERENCE_BOOT_S = 45.0
-"""Boot time of vLLM's CPU build, mostly Python imports: 34 to 60 s where `python_s` was `REFERENCE_PYTHON_S`."""
+"""Boot time of vLLM's CPU build, mostly Python imports: 34 to 60 s if `python_s` was `REFERENCE_PYTHON_S`."""
 
 REFUSAL_SHARE = 0.9
 """Time of a refused boot as a share of a successful one. Both import the modules: 40 and 94 s against 43 and 98 s."""

@@ -30,7 +30,7 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "ffn_down": "mlp.down_proj",
     }
 )
-"""Maps the tensors of a layer from their names in GGUF to those in a checkpoint."""
+"""Maps the tensors of a layer from their names in GGUF to their names in a checkpoint."""
 
 _OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}

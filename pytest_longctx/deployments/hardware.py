@@ -61,7 +61,8 @@ class Hardware:
         kind = None if match is None else _OTHER_KINDS.get(match[2].lower()) or accelerators.named(match[2])
         if match is None or kind is None:
             raise ValueError(
-                f"{text[:100]!r} must be hardware, for example 8xH200, cpu, or 4x80GiB for the memory of one device. "
+                f"{text[:100]!r} must be hardware: devices and their kind (8xH200), devices and the memory of each "
+                f"(4x80GiB), or cpu. "
                 f"Known kinds: {', '.join(KINDS)}"
             )
         return cls(kind, int(match[1] or 1))

@@ -108,7 +108,7 @@ def shape_of(model: Model) -> Shape | None:
 
 
 def config_of(path: str) -> Path:
-    """Return the path of a model's config.json: *path* itself, or the file in that folder."""
+    """Return the path of config.json in the deployment's model folder *path*. *path* may also be the file itself."""
     given = Path(path).expanduser()
     return given if given.suffix == ".json" else given / "config.json"
 

@@ -44,11 +44,11 @@ class Published(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of the wheel."""
+        """SHA-256 of the wheel."""
 
 
 def check(wheel: Path, package: Published) -> None:
-    """Raise `ModelError` unless *wheel* is identical to the published one."""
+    """Raise `ModelError` unless *wheel*, which contains a trained model, is identical to the published one."""
     try:
         with wheel.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

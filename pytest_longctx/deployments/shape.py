@@ -45,7 +45,7 @@ class Shape:
     tensor.
     """
     model: ModelShape | None = field(default=None, compare=False, repr=False)
-    """The same, also for a shipped model; None for a shape that was made without a config."""
+    """As `whole`, and set for a shipped model too; None for a shape that was made without a config."""
     architecture: str = ""
     """The class in config.json, by which engines choose; empty if unknown."""
     draft: ModelShape | None = field(default=None, compare=False, repr=False)
@@ -126,7 +126,7 @@ def uncounted(whole: ModelShape) -> str:
 
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
     """
-    Build the `Shape` of the model *whole*. If `not_plain` names something, the fields are those of a full layer.
+    Build the `Shape` of the model *whole*. If `not_plain` names something, the fields describe a full layer.
 
     The field *model* has the rest.
     """

@@ -46,7 +46,7 @@ def _kept_bytes(shape: Shape, tokens: int) -> float:
 def answers_s(
     shape: Shape, context_tokens: int, output_tokens: int, requests: int, at_once: int, hardware: Hardware
 ) -> float:
-    """Return the decode time of the answers of *requests*, *at_once* of them at a time; 0 for an unknown bandwidth."""
+    """Predict the time to decode the answers of *requests*, *at_once* of them at a time; 0 if the bandwidth is unknown."""
     step_s = decode_step_s(shape, context_tokens, at_once, hardware)
     return 0.0 if step_s is None else step_s * output_tokens * ceil(requests / max(1, at_once))
 

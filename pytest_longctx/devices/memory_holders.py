@@ -47,7 +47,7 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
 
 
 def _unowned_bytes(device: Device, look: Look) -> float:
-    """Return the bytes in use on *device* beyond those of its known processes; 0 if either is unknown."""
+    """Return the bytes in use on *device* beyond the bytes of its known processes; 0 if either is unknown."""
     sizes = [one.used_bytes for one in look.holders if one.device == device.index]
     if device.used_bytes is None or None in sizes:
         return 0.0

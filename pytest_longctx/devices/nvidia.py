@@ -1,4 +1,4 @@
-"""NVIDIA devices: detected with ``nvidia-smi``, sampled with NVML (extra ``[nvidia]``), which only this module calls."""
+"""NVIDIA devices: detected with ``nvidia-smi``, sampled with NVML (extra ``[nvidia]``), which no other module calls."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module

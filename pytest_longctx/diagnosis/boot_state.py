@@ -17,7 +17,7 @@ _ALIVE = re.compile(
 )
 _ALIVE_WORDS: Final = ("200", "throughput", "Success")
 _FAILED_WORDS: Final = ("500", " error: ", "failed during generation")
-"""Texts of which a line of the pattern has one; to look for them is faster."""
+"""Every line that the pattern matches has one of these texts. The search for them is faster."""
 _GET: Final = re.compile(r"\b(?:GET|HEAD) ")
 _WAITING = re.compile(
     r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
@@ -27,26 +27,26 @@ _CHAT = re.compile(r'"POST /v1/chat/completions[^"]*" 200\b')
 _LAST_LINES: Final = 3
 """Lines that may follow the last exception of a log, such as empty ones."""
 _CAUGHT_WITHIN: Final = 64
-"""Lines after the announcement of a caught traceback in which it begins, however many ranks log between."""
+"""A caught traceback begins within this number of lines after its announcement, even if other ranks log between."""
 _CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")
 _SERVER_ERROR = re.compile(
     r'"POST [^"]*" 500\b|\bPOST /\S* \S+ 500$|\| 500 \|.*\| POST '
     r"|^(?:Server|Template) error: |^Request failed during generation: "
 )
-"""Answers with status 500 in an access log, and what the router of TGI (router/src/infer) says of a request that failed."""
+"""Answers with status 500 in an access log, and messages of TGI's router (router/src/infer) about a failed request."""
 NATIVE: Final = ("native-assertion", "thread-panicked", "ended-by-signal", "server-ended")
-"""Summaries that are themselves the first error, where no other line is."""
+"""Summaries that are the first error themselves if no other line is."""
 
 
 _PANIC: Final = re.compile(
     r"^\s*thread '[^']*' (?:\(\d+\) )?panicked at |^ggml_vulkan: Failed to allocate pinned memory"
 )
 _PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$|pinned memory\.\s*$")
-"""A line whose message is the next one: the place of a panic of Rust; what ggml says of memory that it could not pin."""
+"""A line whose message is in the next line: the place of a panic of Rust; a report of ggml that it could not pin memory."""
 _SIZES_WITHIN: Final = 20
 """Lines after a failure that may contain its sizes."""
 _SAME_WITHIN: Final = 200
-"""Lines after a runtime's own line in which the traceback of the same failure ends."""
+"""The traceback of a failure ends within this number of lines after the runtime's line about the failure."""
 _MOST_CANDIDATES: Final = 64
 SIZES_DUE: Final = 2
 """The attention of a boot that expects sizes: no line is passed over."""
@@ -71,9 +71,9 @@ class Failure:
     process: str = ""
     rank: str = ""
     repeated: bool = False
-    """Whether a line about the end of a process repeats it. A separate line about it has precedence."""
+    """Whether the failure is only repeated in a line about the end of a process. A separate line about it has precedence."""
     noticed: bool = False
-    """Whether it was logged at a level below that of its signature: the engine caught it and logged that."""
+    """Whether the line has a lower level than its signature: the engine caught the exception and logged it as a notice."""
 
     @property
     def kind(self) -> Kind:
@@ -88,7 +88,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """Remedy of the failure: that of its place in the traceback, else that of its signature."""
+        """Remedy of the failure: the remedy of its place in the traceback, if there is one, otherwise of its signature."""
         return (self.place and self.place.remedy) or self.signature.remedy
 
 
@@ -104,7 +104,7 @@ _OOM_IN: Final[dict[Phase, Kind]] = {
 
 
 _BEFORE_REQUESTS: Final[tuple[Kind, ...]] = ("gpu-oom-profile", "gpu-oom-graphs", "gpu-oom-weights")
-"""Classes of an allocation before the first request; the same line of a server that serves is about a request."""
+"""Classes of a failed allocation before the first request. If the server serves, the same line is about a request."""
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class FirstError:
     phase: Phase | None = None
     """The phase that its traceback shows."""
     caught: str | None = None
-    """The first exception that the engine caught, such as that of a request."""
+    """The first exception that the engine caught, such as the exception of a failed request."""
     native: str | None = None
     """The first line in which native code, or a shell, reports the end of a process."""
     echo: str | None = None
@@ -162,7 +162,7 @@ class Boot:
     caught: dict[tuple[str, str], bool] = field(default_factory=dict)
     """Whether a traceback that begins now was announced as caught, by source and process."""
     caught_until: int = 0
-    """Up to this line each line of such a process is read: the next one that is no traceback ends it."""
+    """Up to this line, each line of such a process is read. The first one that does not begin a traceback ends this."""
     sizes_due: int = 0
     sized: Failure | None = None
     panic: Record | None = None
@@ -256,7 +256,7 @@ class Boot:
 
     @property
     def cause(self) -> Failure | None:
-        """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
+        """The most probable cause of the boot's failure: first a failure that no engine survives, then the earliest one."""
         alive = self._on_the_way(
             [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
         )
@@ -344,7 +344,7 @@ class Boot:
 
 
 def _replaces(made: Failure, inner: Failure, trace: Trace | None) -> bool:
-    """Whether the cause *made* replaces *inner*, an earlier one of the same *trace*."""
+    """Whether the cause *made* replaces *inner*, an earlier cause from the same traceback, *trace*."""
     around = trace is not None and trace.chained and made.signature.wrapper
     return around or (inner.signature.heading and not made.signature.heading)
 

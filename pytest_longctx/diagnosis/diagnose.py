@@ -22,19 +22,19 @@ from pytest_longctx.observation import Kind, Observation, Outcome
 from pytest_longctx.units import quantity
 
 Confidence = Literal["certain", "likely", "unknown"]
-"""``certain``: something said so in as many words; ``likely``: what was seen fits nothing better."""
+"""``certain``: a line or a counter states the cause; ``likely``: no other cause fits the evidence better."""
 State = Literal["healthy", "stopped", "unfinished", "impaired", "failed"]
-"""``unfinished``: the log ends before it came up, and nothing in it failed; ``impaired``: it goes on, with a fault in its log."""
+"""``unfinished``: the log ends before the server is ready, without a failure; ``impaired``: it serves, its log has a fault."""
 
 _PROXY = (413, 502, 504)
-"""Statuses that no engine sends, and that things between client and server do."""
+"""Statuses that no engine sends, but proxies between client and server do."""
 _SEVERAL = 3
-"""A notice that comes once or twice in every long boot means something from here on."""
+"""From this number on a notice counts. Every long boot has one or two of them."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
-"""A parent ends its own children so, too: what a log says of a child's signal is no sign of a stop from outside."""
+"""A parent ends its children with this signal too, so a logged signal of a child does not prove a stop from outside."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _DAEMON = (
     "a memory daemon outside the kernel (systemd-oomd, earlyoom) ends processes in this way too, and logs it itself"
@@ -62,11 +62,11 @@ class Evidence:
     refusal: str | None = None
     """The text of that refusal."""
     waited_for: str | None = None
-    """What the server had not done when the time limit ended."""
+    """The step that the server had not completed when the time limit ended."""
     stalled: str | None = None
-    """That no figure had changed for too long, and for how long; None: this was not reached, or not observed."""
+    """States for how long no figure had changed, if that was too long; None: it was not too long, or not observed."""
     at_work: str | None = None
-    """That the server was still working when the time limit ended."""
+    """States that the server was still working when the time limit ended."""
     gauges: Mapping[str, float | None] = field(default_factory=dict)
     """The server's gauges at the last query: ``running``, ``waiting``."""
 
@@ -223,7 +223,7 @@ def _was_killed(cause: Failure, given: Evidence) -> bool:
 
 
 def from_outside(reading: LogReader, found: Diagnosis) -> bool:
-    """Whether the diagnosis *found* says that something outside ended the server, and no error of its own came before."""
+    """Whether something outside ended the server by the diagnosis *found*, and the server logged no error before."""
     return found.kind == "killed" and (reading.cause is None or reading.cause.silent)
 
 

@@ -34,7 +34,7 @@ _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
 _OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
 """Frames of a program that uses the engine, in which an assertion is not the engine's."""
 _CHECK: Final = re.compile(r"\s*assert (?:(?:isinstance|len|hasattr)\(|[^(]|(?<!\w)\()+$")
-"""A check that calls nothing of the program, in which another exception could have been raised."""
+"""A check that calls no function of the program, so no other exception can have been raised in it."""
 _KEYLESS: Final = (
     "IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration"
 )
@@ -58,13 +58,13 @@ _TENSORS: Final = re.compile(
     r"|\b[Ee]xpected (?:\w+ )?(?:shape|dtype|tensor|dims?)\b.*\b(?:got|but)\b|\b(?:numel|shape|dtype|dim|stride)\b.* mismatch\b"
     r"|\bmust be (?:a )?(?:\d-?[dD]|\w+-byte aligned|torch\.\w+|(?:fp|bf|int|float|uint)\d+)\b)"
 )
-"""What PyTorch, NumPy and the checks of kernels say of tensors that do not fit each other or the kernel."""
+"""Messages of PyTorch, NumPy and kernels about tensors that do not fit each other or the kernel."""
 _LIBRARY: Final = re.compile(
     r"^\w+: (?:vector::_M_\w+|basic_string::\S+|_?(?:Map|map)(?:_base)?::at|invalid (?:vector|string|map)<\S+ \S+"
     r"|bad_(?:variant_access|optional_access|function_call|any_cast|weak_ptr|cast)|std::bad_(?!alloc)\w+|deque::_M_\w+"
     r"|array::at: .*|stoi|stol|stoull|unordered_map::at)\b"
 )
-"""What the standard library of C++ says of a mistake in native code: the name of the operation, and no word of the engine's."""
+"""Messages of C++'s standard library about a mistake in native code. They name the operation and not the engine."""
 _RAISED: Final = re.compile(
     r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
 )
@@ -94,7 +94,7 @@ _OF_A_KERNEL: Final = re.compile(
     r"|rows|slots?)\b|\b(?:tensors?|dtypes?|shapes?|dim(?:ension)?s?|strides?)\b.*\b(?:must|should|expected|mismatch|match|got|invalid)\b"
     r"|out of (?:bounds|range))"
 )
-"""What the check of an operation says of what it was given, in the words for tensors."""
+"""Messages of an operation that checks its arguments, in the vocabulary of tensors."""
 _OPERATION: Final = re.compile(
     r"/(?:kernels/ops|ops|third_party|vllm_flash_attn|sgl_kernel|fla|layers/attention|attention/backends)/"
 )
@@ -192,8 +192,8 @@ def _exception(boot: Boot) -> tuple[Kind, str] | None:
 
 def _quoted(boot: Boot) -> tuple[Kind, str] | None:
     """
-    Return the same for the exception that the engine quotes in its own summary, if it is a mistake and the engine was
-    working.
+    Return the class and the text for the exception that the engine quotes in its summary, if the exception is a mistake and
+    the engine was working.
     """
     because = boot.summary.words.get("because") if boot.summary is not None else None
     whole = list(

@@ -18,7 +18,7 @@ _WORDS: Final = {
 }
 _PATTERNS: Final = {name: re.compile(words) for name, words in _WORDS.items()}
 _MOST_OF = 0.9
-"""Share of the lines of a log from which on it is transformers' own."""
+"""From this share of its lines on, a log is a log of transformers."""
 _ENOUGH = 4 << 20
 """Bytes at the beginning of a log that are searched."""
 

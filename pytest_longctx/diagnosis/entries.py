@@ -14,7 +14,7 @@ _STRUCTURE = (
     r"|DUE TO|CANCELLED|stop-sigterm|\(code=|Ready:|entered RUNNING|(?:\d|\)): (?:fatal )?error: |panicked at|Server error: "
     r"|POST|throughput: (?!0\.0)|gen throughput|Success|aborting in-flight|Remaining number"
 )
-"""A line without any of these neither begins nor ends an error, nor tells how a process ended or that it works."""
+"""Words of lines that begin or end an error, or report how a process ended or that it works. Other lines do neither."""
 
 
 class Index:

@@ -28,7 +28,7 @@ _MOST_SHAPES: Final = 50_000
 _MOST_LINES: Final = 8
 _NEAR: Final = 0.01
 _ALWAYS_OTHER: Final = frozenset(("port", "nccl_port", "dist_init_addr", "random_seed", "engine_id"))
-"""What the launcher, or SGLang at random, sets anew for each boot."""
+"""Settings that differ in every boot: the launcher sets them, or SGLang at random."""
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+(?:[.,:]\d+)*")
 
 
@@ -44,7 +44,7 @@ class GoodBoots:
 
     def keep(self, log: Path, backend: str, deployment: str, secrets: tuple[str, ...] = ()) -> None:
         """
-        Keep *log*, with *secrets* masked, as that of the last good boot. Without a writable folder nothing
+        Keep *log*, with *secrets* masked, as the log of the last good boot. Without a writable folder nothing
         changes.
         """
         kept = self.path(backend, deployment)

@@ -18,13 +18,13 @@ _GROUP_BYTES: Final = 4 << 10
 """Bytes of lines that are searched together."""
 _PIECE_BYTES: Final = 16 << 10
 _OFTEN: Final = 16
-"""Lines of one shape that are read in one block; of the others only the last."""
+"""Lines of one shape that are read in one block. Of further lines of this shape only the last is read."""
 
 
 class LineShapes:
     """
-    The shapes seen so far. *matter* says which lines have to be read, and *may_matter* whether one of a piece of the log may
-    have to be, faster and less exactly.
+    The shapes seen so far. *matter* decides which lines must be read. *may_matter* decides faster, but less exactly, whether a
+    piece of the log may have such a line.
     """
 
     def __init__(self, matter: Callable[[Sequence[bytes]], list[bool]], may_matter: Callable[[bytes], bool]) -> None:
@@ -34,8 +34,9 @@ class LineShapes:
 
     def due(self, block: bytes, attention: Callable[[], int]) -> Iterator[tuple[int, bytes, int]]:
         """
-        The lines of a *block* of the log to read: each with its number in the block, and with how many equal lines it stands for.
-        *attention*, asked after each, says how closely the next ones are read.
+        Yield the lines of a *block* of the log to read: number in the block, line, and the number of equal lines it represents.
+
+        After each line, *attention* returns how closely the next lines are read.
         """
         pieces, last = list[tuple[int, bytes, list[bytes]]](), dict[bytes, int]()
         at, by_shape = 0, dict[bytes, bytes]()

@@ -50,17 +50,17 @@ _PROBE = re.compile(r"(?:Startup|Liveness) probe failed")
 """A probe that failed; only a kill or a restart ends the process, and most servers fail it while they load."""
 _READY = re.compile(r"^\s*Ready:\s+True\s*$")
 _AGAIN = re.compile(r"^(?:INFO )?success: \S+ entered RUNNING state")
-"""What supervisord says of a process that it started again."""
+"""Messages of supervisord about a process that it started again."""
 _ENGINES: Final = (("engine",), ("uvicorn",), ("llama",), ("tensorrt",), ("rust",), ("json",))
 """Loggers of engines: below ERROR they log what they do, and what a model wrote."""
 _STORAGE = re.compile(r"low on resource: (?!memory|pids)\w|\b(?:EmptyDir volume|ephemeral)\b.*\b(?:exceed|limit)")
-"""Why a pod was evicted, if it was for a disk: that is a cause, and no mere stop from outside."""
+"""Reasons for the eviction of a Pod that are about a disk. Such a reason is a cause, and not only a stop from outside."""
 _LIMIT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """A process of a server that a signal ended."""
+    """A server process that was ended by a signal."""
 
     pid: int
     name: str
@@ -216,5 +216,5 @@ _WORDS: Final = (
     "CANCELLED",
     "stop-sigterm",
 )
-"""Texts of which every such line has one."""
+"""Every line of evidence has one of these texts."""
 _MAY_BE = re.compile("|".join(map(re.escape, _WORDS)))

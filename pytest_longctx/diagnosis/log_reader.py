@@ -33,7 +33,7 @@ _SERVING = ("serve", "request", "stop")
 _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
-"""Most lines of a traceback; one without an end by then was overwritten by another process."""
+"""Most lines of a traceback. After that many lines, another process must have overwritten its end."""
 
 
 class LogReader:
@@ -140,7 +140,7 @@ class LogReader:
         return [at in found or (new and b"ERROR" in line) for at, line in enumerate(lines)]
 
     def _may_matter(self, piece: bytes) -> bool:
-        """The same of a *piece* of the log, from the words in it alone."""
+        """Whether the log reader must look at a *piece* of the log, decided only by the words in it."""
         return b"ERROR" in piece or self._index.may_match(plain(piece))
 
     def feed(self, line: str) -> None:
@@ -380,6 +380,6 @@ class LogReader:
         return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
 
     def _runs(self, boot: Boot, wanted: str) -> bool:
-        """Whether the engine's version, as in the log, is in *wanted*. An unknown version is."""
+        """Whether the engine's version in the log is in *wanted*; True if the version is unknown."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)

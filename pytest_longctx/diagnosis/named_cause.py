@@ -18,7 +18,7 @@ from pytest_longctx.toml import in_range
 _WHILE_STARTING: Final = ("environment", "engine-missing")
 """Classes of an import, which comes before the first fact of a boot."""
 _NEAR_LINES: Final = 5
-"""How far from the line that names the cause the allocator's own line may be."""
+"""Largest distance in lines between the line that names the cause and the line of the allocator."""
 _WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
 _GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
 OF_REQUESTS: Final = "the exception is that of the first request that failed; the engine caught it and goes on"
@@ -27,12 +27,14 @@ WITH_ROOM: Final = (
     "the driver and the runtime of this device rather than its memory: one visible device, a driver of the release that belongs "
     "to the runtime, the image of another release; then the limits of the process (ulimit -l, the container's devices)"
 )
-"""What to do about an allocation that the device refused with room for it."""
+"""Remedy for an allocation that the device refused although it had enough free memory."""
 
 
 def of_request(catalogue: Catalogue, error: str | None) -> Signature | None:
     """
-    The signature of the exception *error* that ended a request, and that the engine caught; None if none is of these words alone.
+    Return the signature of *error*, an exception that ended a request and that the engine caught.
+
+    None if no signature matches these words alone.
 
     >>> from pytest_longctx.diagnosis.signatures import common
     >>> of_request(common(), "ValueError: Tokenizer class X does not exist or is not currently imported.").id
@@ -48,13 +50,17 @@ def of_request(catalogue: Catalogue, error: str | None) -> Signature | None:
 
 
 def line_of(reading: LogReader, found: Failure) -> str:
-    """The line that names the cause; with the exception that it announces, where the engine outlived that."""
+    """Return the line that names the cause, with the exception that it announces if the engine survived that exception."""
     announced = reading.errors.caught if found.signature.heading and found.signature.survivable else None
     return f"{found.line} {announced}" if announced else found.line
 
 
 def phase_of(reading: LogReader, found: Failure) -> Phase:
-    """Return the phase of the failure. A server that serves works on a request; a log without boot facts may begin late."""
+    """
+    Return the phase of the failure that the line *found* names.
+
+    After the boot, the server works on a request. A log without facts of a boot may begin late; then the phase is unknown.
+    """
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
     return when(found.phase, told=placed or reading.boot.told)
 

@@ -17,7 +17,7 @@ import re2
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 _MOST_STATES_BYTES: Final = 1 << 20
-"""Memory that RE2 may take for one pattern; RE2 drops states of its automaton and goes on where they need more."""
+"""Memory that RE2 may take for one pattern. If its automaton needs more, RE2 drops states of it and continues."""
 _LONGEST_WORD: Final = 24
 """The first characters of a needed word, which are searched for. The rest would tell little more."""
 _SHORTEST_WORD: Final = 2
@@ -25,10 +25,10 @@ _RARE_WORD: Final = 3
 """A word with fewer characters is in most long texts: there the pattern itself is searched for instead."""
 _HEAD_BYTES: Final = 1 << 10
 _MOST_WORDS: Final = 128
-"""Most words that a part of a pattern is spelled out to."""
+"""Most words in the list of all texts that a part of a pattern matches."""
 _GROUP: Final = re.compile(r"\((?:\?(?::|P<\w+>))?")
 _FLAGS: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?!:|P<|m:)")
-"""Groups whose text does not say what they match."""
+"""Groups that match other text than the text inside them."""
 _COUNT: Final = re.compile(r"\{\d*,?\d*\}")
 _END: Final = r'(?:"|[ \t\r]*(?m:$))'
 """The end of a message; in a line of JSON a quotation mark."""
@@ -46,7 +46,7 @@ def relaxed(regex: str) -> str:
     Lookarounds are left out, which RE2 does not have, and ``^``, since a line's prefixes stand before its message.
     Numbers are relaxed so that lines which differ only in numbers have the same answer, and so is a reference to a group.
 
-    A repetition that begins a pattern is left out as well: it is nowhere needed, and would be half matched at every word.
+    A repetition that begins a pattern is left out as well: a search does not need it, and would begin to match it at every word.
 
     >>> relaxed(r"^exit code [1-9](?!0) in 20 s")
     'exit code [1-90-9] in \\d+ s'
@@ -90,7 +90,7 @@ def _alternatives(regex: str) -> Iterator[list[str]]:
 
 
 def _begun(tokens: list[str]) -> list[str]:
-    """A pattern's *tokens* without what a search may skip at their beginning: ``X*`` and ``X?``, and all but one of ``X+``."""
+    """Remove from the beginning of *tokens* what a search may skip: ``X*`` and ``X?``, and all but one repetition of ``X+``."""
     while tokens:
         depths = accumulate((part == "(") - (part == ")") for part in tokens)
         atom = next(number for number, depth in enumerate(depths, 1) if depth == 0)
@@ -119,7 +119,7 @@ def needed(regex: str) -> list[list[str]]:
 
 
 def _between_gaps(tokens: list[str]) -> list[list[str]]:
-    """For each part of an alternative between its gaps, the words of which a match has one."""
+    """For each part of an alternative between its gaps: words, one of which every match contains."""
     parts, words = list[list[str]](), [""]
     for atom, mark in _atoms(tokens):
         spelled = _spelled(atom) if mark in ("", "?", "+") else None
@@ -136,7 +136,7 @@ def _between_gaps(tokens: list[str]) -> list[list[str]]:
 
 
 def _inside(atom: list[str]) -> list[str]:
-    """The words of which each match of a group has one: the rarest of each of its alternatives. Empty: none is known."""
+    """Words, one of which every match of a group contains: the rarest of each of its alternatives. Empty: none is known."""
     if atom[0] != "(":
         return []
     found = [needed("".join(tokens)) for tokens in _alternatives(_inner(atom))]
@@ -202,7 +202,7 @@ class PatternSet:
         """The alternatives of the patterns, each with the number of its pattern."""
         first, second = dict[bytes, set[int]](), dict[bytes, set[int]]()
         self._always, self._one_list, self._common = set[int](), set[int](), set[int]()
-        """Alternatives, by their place: that need no word, that need one of one list only, and whose words are in most texts."""
+        """Alternatives, by their place: that need no word, that need one word list only, and whose words are in most texts."""
         rare = set[bytes]()
         for here, (_, part) in enumerate(self._parts):
             lists = needed(part)

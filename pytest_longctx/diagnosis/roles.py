@@ -33,7 +33,7 @@ def counts(signature: Signature, record: Record, text: str, at: int, *, exceptio
 
 
 def noticed(signature: Signature, level: int | None) -> bool:
-    """Whether a logger's *level* is below that of a line of *signature*, so that the program continued."""
+    """Whether a logger's *level* is below the level of the lines of *signature*, so that the program continued."""
     return level is not None and level < LEVELS[signature.level]
 
 

@@ -151,7 +151,7 @@ class Signature(toml.Table):
     wrapper: bool = False
     """The engine's exception around another one: its remedy applies, with the sizes of the inner one."""
     heading: bool = False
-    """It announces the message on the next lines of the same traceback: a cause that they name takes its place."""
+    """It announces the message on the next lines of the same traceback. If these lines name a cause, that cause replaces it."""
     level: Literal["INFO", "WARNING", "ERROR"] = "ERROR"
     """The lowest level at which a logger's line counts."""
     role: Roles = ()

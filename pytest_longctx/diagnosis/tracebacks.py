@@ -18,7 +18,7 @@ EXCEPTION = re.compile(
     r"|^[\w.]+\.exc(?:eptions?)?\.\w+(?:: |$)|^Exception(?:: |$)"
 )
 INDENTED: Final = re.compile(r"^\s+(?:[A-Za-z_]\w*\.)+\w*(?:Error|Exception): ")
-"""An exception's last line where whoever wrote the traceback down indented it, too. Source code has no such line."""
+"""An exception's last line in a traceback that was indented as a whole. Source code has no such line."""
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
 
@@ -48,7 +48,7 @@ class Trace:
         return signature.raised_in is None or re.search(signature.raised_in, self.frame) is not None
 
     def level(self, record: Record) -> int | None:
-        """The level of *record*, a line of the traceback: its own, or that of the line in which the traceback begins."""
+        """The level of *record*, a line of the traceback: its own, or the level of the line in which the traceback begins."""
         return self.record.level if record.level is None else record.level
 
     def tells(self, record: Record) -> bool:

@@ -171,12 +171,13 @@ class Ask(toml.Table):
     For an accounting, a haystack or a task of RULER: how the prompts are sent. A haystack is sent as ids or as a chat.
     """
     continuations: dict[str, str] = Field(default_factory=dict)
-    """For continuations: texts, each with the beginning of its only correct continuation."""
+    """For continuations: maps each text to the first words of its only correct continuation."""
     runs: Annotated[int, Field(ge=1)] = 1
     """
     Number of new prompts of each length. The median is judged.
 
-    For a task of RULER, the mean score of all of them. For a drift, repeats with two reads of each text.
+    For a task of RULER, the mean score of all prompts is judged. For a drift, it is the number of repeats, each with two reads
+    of each text.
     """
     warm_up: Annotated[int, Field(ge=0)] = 0
     """Number of additional prompts that are sent first and not judged."""

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_longctx import toml
 from pytest_longctx.backends import Backend, environments
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.exchange import Exchange, observation_of
 from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments import capacity, models
@@ -28,7 +28,6 @@ from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
-from pytest_longctx.launchers.evidence import summarised
 from pytest_longctx.launchers.readiness import HALTER, STOPPER, ended_in_order, how_it_ended
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import clock
@@ -108,7 +107,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def _known(self, exchange: Exchange) -> Observation:
-        """Return an exchange as evidence. A refusal that the catalogue knows gets its signature, its class and its sizes."""
+        """Return an exchange as evidence. If the catalogue knows the refusal, its signature, class and sizes are added."""
         seen = exchange.observe()
         if exchange.refusal is None or self.server is None:
             return seen
@@ -135,7 +134,7 @@ class Boot:
         added. Raises `LaunchError` if no request reached an engine, if the server's container or Pod has disappeared, or if
         something outside stopped the server.
         """
-        return self._with_canary(self._with_cause(summarised(seen, self.weigh)))
+        return self._with_canary(self._with_cause(observation_of(seen, self.weigh)))
 
     def _with_canary(self, seen: Observation) -> Observation:
         """Return *seen* with the violations of the KV cache that the engine has logged since its start, if it logs any."""
@@ -174,7 +173,7 @@ class Boot:
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _outside(self, because: str, remedy: str, server: Server, rows: Iterable[tuple[str, str]] = ()) -> str:
-        """Say that something outside stopped the server, which is no evidence about it."""
+        """Return the message that something outside stopped the server, which is no evidence about the server."""
         lines = [f"{server.deployment.name} was stopped while it worked, so nothing is judged", f"  because  {because}"]
         lines += [f"  {word:<8} {line}" for word, line in rows]
         lines += [] if server.log is None else [f"  log      {server.log}"]
@@ -268,7 +267,7 @@ class BootSettings:
     def _monitored(
         self, deployment: Deployment, shown: Mapping[str, str], tell: Tell
     ) -> AbstractContextManager[Sampler]:
-        """Return a sampler of *deployment* and of its devices: those in *shown*, if any."""
+        """Return a sampler of *deployment* and of its devices: the devices in *shown*, if any."""
         wanted = Hardware.parse(deployment.hardware) if deployment.hardware else self.hardware
         here = self.launcher.here and not self.backend.shares_machine
         env = {**os.environ, **deployment.env, **shown}

@@ -38,7 +38,7 @@ class CleanupProcess:
         """
         Wait until the process has removed all objects. Stop waiting after some time; the process then continues alone.
 
-        *all_created* says that no request for another object is in progress.
+        *all_created*: no request for another object is in progress.
         """
         if self._hold < 0:
             return

@@ -208,7 +208,7 @@ def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
 
 def checks(where: str, fault: str, planted: Sequence[str]) -> tuple[str, ...]:
     """
-    Return ids of the findings that judge *fault* in the selftest. Without a fault, those of all *planted* must stay
+    Return ids of the findings that judge *fault* in the selftest. Without a fault, the findings of all *planted* must stay
     green.
     """
     own = [each for name in (planted if fault == _NO_FAULT else [fault]) for each in ALSO.get(name, ())]

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--crawl-s", type=float, default=CRAWL_S, help="interval between the steps of a slow answer")
     given = parser.parse_args()
     if given.fault != "honest" and given.dialect != "vllm":
-        parser.error("faults exist only in vLLM's dialect")
+        parser.error("--fault needs --dialect vllm")
     kind = DIALECTS[given.dialect] if given.fault == "honest" else FAULTS[given.fault]
     pace = {"late_s": given.late_s, "crawl_s": given.crawl_s}
     serve(kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, **pace), given.host, given.port)

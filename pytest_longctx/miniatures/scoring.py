@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt in a miniature, by a model with two tokens of context, in vLLM's or SGLang's format."""
+"""Prompt log-probabilities of a miniature, from a trigram model, in the format of vLLM or SGLang."""
 
 import math
 import random

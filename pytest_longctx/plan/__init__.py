@@ -2,7 +2,7 @@
 Plan: predict a run, or the server of a command, without booting a server.
 
 `pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.typed` a command, a manifest or a file. Names
-of the first are imported at their first use, so that the second starts quickly.
+of `runs` are imported at their first use, so that `typed` starts quickly.
 """
 
 from importlib import import_module

@@ -52,7 +52,7 @@ class Asked:
     folder: Path = Path()
     """Folder of the deployment's file."""
     foreign: str = ""
-    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can."""
+    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can be planned."""
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """Cache of what was read from the config, shared by copies with other flags."""
@@ -93,7 +93,7 @@ class Given:
     model: Path | None = None
     """Folder with a config.json, or that file."""
     version: str | None = None
-    """Version of the engine; None: that of the image, else the newest recorded version."""
+    """Version of the engine; None: the version of the image, or the newest recorded version if the image has none."""
 
 
 def of_start(start: Start, given: Given) -> Asked:
@@ -209,10 +209,10 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
 
 def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
     """
-    Read the flags of *start* if *version* is not recorded: by the recorded neighbour that knows more of them.
+    Read the flags of *start*. If *version* is not recorded, use the adjacent recorded version that accepts more of these flags.
 
-    A flag that only one neighbour has may exist in *version*. A flag that the oldest recorded version lacks may exist
-    in an older one. Such flags are no refusals; a note lists those that were not read.
+    A flag that only one adjacent version has may exist in *version*. A flag that the oldest recorded version lacks may exist
+    in an older one. Such flags are no refusals; a note lists the flags that were not read.
     """
     read = _with_config_file(row, start)
     if row.version == version or not read.problems:
@@ -258,7 +258,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
 
 
 def _overlooked(start: Start) -> str:
-    """Why the file of flags of *start* is not read: both engines look for ``--config`` as a word of its own."""
+    """Return why the file of flags of *start* is not read: both engines look for ``--config`` as a separate word."""
     joined = next((word for word in start.words if word.startswith("--config=")), None)
     if joined is None or "--config" in start.words:
         return ""

@@ -1,4 +1,4 @@
-"""What a plan says of an architecture that the planned version of an engine has no class for."""
+"""The plan's result for an architecture for which the planned version of an engine has no class."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +14,8 @@ from pytest_longctx.shapes import ModelShape
 
 def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None:
     """
-    Why the *asked* version has no class for the model on a device of *kind*; None where it has one, or nothing is
-    known of it.
+    Return why the *asked* version has no class for the model on a device of *kind*; None if it has one, or if the version
+    is not known.
 
     The newest recorded version, planned because none was named, is no reason for a refusal.
     """
@@ -44,7 +44,7 @@ def _by_version(asked: Asked, model: Model) -> Lacking | None:
 
 
 def _between(asked: Asked, model: Model, before: EngineVersion | None, after: EngineVersion | None) -> Lacking | None:
-    """What the recorded neighbours of a version say of it: it is removed for certain only by a list that names the last."""
+    """Judge a version by the adjacent recorded ones. Only a list that names the last version with a class proves its removal."""
     near = [each for each in (before, after) if each is not None]
     last = next((after.removed[name] for name in model.names if name in after.removed), None) if after else None
     if last is not None and after is not None:

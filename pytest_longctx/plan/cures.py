@@ -1,4 +1,4 @@
-"""The smallest change of flags that lets a server start. Each is checked with the prediction before it is named."""
+"""The smallest change of flags that lets a server start. Each change is checked with the prediction before it is named."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Cure:
     changes: tuple[Change, ...]
     boot: Boot
     hardware: str = ""
-    """Other devices than those of the plan; empty: the same devices."""
+    """Devices to try instead of the planned ones; empty: the same devices."""
 
     def __str__(self) -> str:
         merged = {name: value for change in self.changes for name, value in change.items()}
@@ -98,7 +98,7 @@ def _changed(asked: Asked, change: Change) -> Asked:
 
 
 def _candidates(boot: Boot) -> Iterator[Change]:
-    """Yield changes of flags to try for *boot*: those against its first refusal, else those against its lack of memory."""
+    """Yield changes of flags to try for *boot*: against its first refusal or, without one, against its lack of memory."""
     asked = boot.asked
     if asked.problems:
         yield {_PROBLEMS: ", ".join(each.word for each in asked.problems)}

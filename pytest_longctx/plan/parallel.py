@@ -59,7 +59,11 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
 
 
 def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
-    """Return the flags of one data-parallel rank, for the shape that `held` returns."""
+    """
+    Return *flags* without the flags of data parallelism: the flags of one rank. Its shape is the one that `held` returns.
+
+    For SGLang the size of tensor parallelism is set to the size for attention.
+    """
     if engine == "vllm":
         gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
         return {name: value for name, value in flags.items() if name not in gone}
@@ -76,9 +80,9 @@ class Counted(ModelShape):
     """A model whose weights are counted once, and whose experts may be divided among more devices than its attention."""
 
     ratio: int = 1
-    """How many times more."""
+    """Devices that share the experts / devices that share the attention."""
     counts: dict[tuple[int, float | None], int] = field(default_factory=dict, compare=False)
-    """What was counted, by devices and bytes of a value that is not quantised."""
+    """Counted bytes, by number of devices and bytes of a value that is not quantised."""
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
         """Bytes of the weights on one device. A tensor that only some tokens use is counted as an expert."""

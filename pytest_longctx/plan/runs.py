@@ -66,7 +66,7 @@ class Row:
     test_s: float | None = None
     gpus: int = 0
     host: str = ""
-    """What the forecast leaves open where the host's memory is not known and a finding is about a host that is too small."""
+    """What stays open if the memory of the host is not known and a finding is about a host that is too small."""
     lints: tuple[str, ...] = ()
     """Faults of the deployment itself, known before any boot."""
 
@@ -319,7 +319,7 @@ _TASK_REQUESTS = {"gsm8k": 1319, "mmlu_pro": 12_032, "humaneval": 164, "ifeval":
 """Number of questions in the test sets of lm-eval's tasks."""
 _USUAL_TASK_REQUESTS = 1000
 _TASK_PROMPT_TOKENS = 1000
-"""Tokens of a question with a few worked examples. Those of GSM8K with five have 900 to 1,100."""
+"""Tokens of a question with a few worked examples. Questions of GSM8K with five examples have 900 to 1,100."""
 _TASK_OUTPUT_TOKENS = 256
 
 

@@ -27,7 +27,7 @@ class Solved:
     longest_tokens: int | None
     """Longest context with which the server starts; None if there is none, or if it is unknown."""
     requests: float | None
-    """Concurrent requests of the planned length; None if not one fits."""
+    """Concurrent requests of the planned length; None if no request fits."""
     devices: int | None
     """Fewest devices on which the planned length fits; None if 64 are not enough."""
 
@@ -38,8 +38,9 @@ class Solved:
 
 def solve(asked: Asked, place: Place) -> list[Solved]:
     """
-    Return what fits at most: longest context, requests and fewest devices for every dtype of the KV cache, with the
-    other flags unchanged.
+    Return the table of what fits: longest context, most requests and fewest devices for every dtype of the KV cache.
+
+    The other flags are unchanged.
     """
     return [_solved(dtype, _with_dtype(asked, dtype), place) for dtype in _DTYPES[asked.engine]]
 
@@ -102,7 +103,7 @@ _ALIKE: Mapping[str, str] = {
     "cpu-offload-gb": "cpu-offload-gb",
     "trust-remote-code": "trust-remote-code",
 }
-"""Flags of vLLM and those of SGLang that mean the same. Shares of memory do not: they are of different wholes."""
+"""Flags of vLLM and flags of SGLang that mean the same. Shares of memory differ, because they are shares of different totals."""
 _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 
@@ -111,7 +112,7 @@ def other(asked: Asked, wanted: str, given: Given) -> Asked:
     Return the same server with another version or engine: ``0.27.1``, ``vllm==0.27.1``, ``sglang``. Raises
     `UsageError`.
 
-    Flags of one engine are converted to those of the other if both have them. A note names the flags that are omitted.
+    Flags of one engine are converted to flags of the other engine if both have them. A note names the flags that are omitted.
     """
     engine, _, version = wanted.partition("==")
     if engine[:1].isdecimal():

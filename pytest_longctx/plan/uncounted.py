@@ -1,4 +1,4 @@
-"""What changes a server's memory and is not counted: flags, environment variables, and dtypes that only a name states."""
+"""Causes of memory use that are not counted: flags, environment variables, and dtypes that only a name states."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
 
 
 def architecture(asked: Asked, whole: ModelShape | None, kind: str) -> str:
-    """What may serve a foreseen boot in place of a class that its version lacks; empty where it has one."""
+    """Return a note on a model without a class in the engine version that a fallback may serve; empty if there is a class."""
     found = classes.lacking(asked, whole, kind)
     if found is None or found.certain:
         return ""

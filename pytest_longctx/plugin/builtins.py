@@ -1,4 +1,4 @@
-"""The shipped backends and launchers, provided through the same hooks as those of other plugins."""
+"""The shipped backends and launchers, provided through the same hooks as the backends and launchers of other plugins."""
 
 from typing import TYPE_CHECKING
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def drift(
+def compare_texts(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
@@ -60,7 +60,7 @@ def drift(
 
 def texts(finding: Finding, factory: PromptFactory, *, real: bool) -> list[Prompt]:
     """
-    Return the texts of a 'drift' finding: natural ones for *real* weights, else random ids.
+    Return the texts of a 'drift' finding: natural texts for *real* weights, otherwise random ids.
 
     They are the same in every run and for every finding with the same number and length, so that readings can be
     compared.
@@ -74,8 +74,8 @@ def repeatable(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with another server's
-    if it names one.
+    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with the answers of
+    another server if *finding* names one.
 
     Raises `LongctxError`.
     """
@@ -136,7 +136,7 @@ class _Reader:
         return readings.path_of(self._session.options.results / "drift", deployment, self._texts, self._count)
 
     def kept(self) -> Readings:
-        """The reading of the server, from this boot of it."""
+        """The reading of the server, taken during this boot."""
         name, known = self._server.deployment.name, self._session.drift_readings
         if (name, self.key) not in known:
             known[name, self.key] = self.read()
@@ -156,18 +156,19 @@ def _other(
     session: "Session", name: str, key: str, path_of: Callable[[str], Path], load: Callable[[Path], T]
 ) -> T | Mismatch:
     """
-    Return the answers of the deployment *name*: from this run if it boots it, else from an earlier run. Raises
-    `ResultsError`.
+    Return the answers of the deployment *name*: from this run if the run boots it, otherwise from an earlier run.
+
+    Raises `ResultsError`.
     """
     path, kept = path_of(name), (*session.drift_readings, *session.repeated_answers)
     if name in session.boots_ahead and (name, key) not in kept:
         if name in session.booted:
-            return Mismatch(0, f"against: {name} was booted in this run and could not be read")
+            return Mismatch(0, f"against: {name} was booted in this run, but its answers could not be read")
         return Mismatch(0, f"against: {name} has not been booted in this run; judged at the later boot of the two")
     if path.is_file():
         return load(path)
     return Mismatch(
         0,
-        f"against: there is no reading of {name}: judge this finding on that deployment first, in this run or with the same "
-        f"--longctx-results ({path} is missing)",
+        f"against: {name} has not been read yet ({path} is missing): judge this finding on that deployment first, in this run "
+        "or in an earlier run with the same --longctx-results",
     )

@@ -159,7 +159,7 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
     from dataclasses import replace
 
     from pytest_longctx.client import request as client_request
-    from pytest_longctx.launchers.evidence import require_asked
+    from pytest_longctx.client.exchange import require_asked
     from pytest_longctx.plugin import failures
     from pytest_longctx.plugin.selection import pair_of
     from pytest_longctx.plugin.session import failing_plainly
@@ -311,7 +311,7 @@ def drift(
 
     def read(finding: "Finding") -> "Observation | Mismatch":
         with failing_plainly():
-            return plugin_drift.drift(longctx_session, server, boot, prompt, finding)
+            return plugin_drift.compare_texts(longctx_session, server, boot, prompt, finding)
 
     return read
 

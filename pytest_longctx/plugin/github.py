@@ -50,7 +50,7 @@ def _on(entry: Entry) -> str:
 
 def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
     """
-    Return the GitHub step summary as Markdown. Verdicts that do not hold come first; those out of scope are only
+    Return the GitHub step summary as Markdown. Verdicts that do not hold come first; verdicts out of scope are only
     counted.
     """
     yield f"### Findings: {tally(found)}\n"

@@ -1,4 +1,4 @@
-"""The hooks with which another plugin, or a project's conftest.py, extends this one."""
+"""The hooks with which another plugin, or a project's conftest.py, extends this plugin."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ def pytest_longctx_make_backend(config: pytest.Config, name: str) -> "Backend | 
     """
     Hook: return the backend called *name*, or None to let the next plugin try.
 
-    This hook makes the built-in ones too, after those of all other plugins::
+    This hook makes the built-in backends too, after the hooks of all other plugins::
 
         def pytest_longctx_make_backend(name):
             return MyServer() if name == "mine" else None

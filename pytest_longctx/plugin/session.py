@@ -16,7 +16,7 @@ import pytest
 from pytest_longctx import plan, redaction, registry
 from pytest_longctx.client.adapters import EvaluationTool, LoadTool, ToolRun, runner
 from pytest_longctx.client.drift.readings import Readings
-from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.exchange import Exchange, observation_of
 from pytest_longctx.client.load import Load
 from pytest_longctx.client.repeatability import Answers
 from pytest_longctx.client.server import Server, exclusive
@@ -32,7 +32,6 @@ from pytest_longctx.findings.verdicts import WORST_FIRST, Verdict
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers import boot as launchers_boot
 from pytest_longctx.launchers.boot import Boot
-from pytest_longctx.launchers.evidence import summarised
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
@@ -94,7 +93,7 @@ class Session:
 
     @cached_property
     def progress_line(self) -> ProgressLine | WorkerLine:
-        """The session's progress line, which shows long waits; that of an xdist worker is shown by the controller."""
+        """The session's progress line, which shows long waits. The controller shows the line of an xdist worker."""
         told: dict[str, Any] = getattr(self.config, "workerinput", {})
         return WorkerLine(told[FOLDER], told["workerid"]) if FOLDER in told else ProgressLine(self.config)
 
@@ -180,7 +179,7 @@ class Session:
 
         def judge(evidence: Evidence) -> Verdict:
             with failing_plainly():
-                seen = boot.evidence(evidence) if boot else summarised(evidence)
+                seen = boot.evidence(evidence) if boot else observation_of(evidence)
             misfit = _misfit(finding, boot)
             verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else self._verdict(finding, boot, seen)
             self.record(item, verdict, boot)

@@ -1,4 +1,4 @@
-"""Split a run into shards: assign deployments to shards, and deselect those of the others."""
+"""Split a run into shards: assign deployments to shards, and deselect the tests of the other shards."""
 
 import hashlib
 import re
@@ -129,7 +129,7 @@ class Sharding:
         return not finding.on_paper and self.session.selection.case(finding, one).misfit is None
 
     def _costs(self, items: list[pytest.Item]) -> dict[str, float]:
-        """Return the cost of each deployment or test in seconds: recorded by an earlier run, else predicted."""
+        """Return the cost of each deployment or test in seconds: recorded by an earlier run or, without one, predicted."""
         chosen = self.session.selection
         pairs = [pair_of(item) for item in items]
         planned = chosen.plan(chosen.case(*pair) for pair in pairs if pair[0] is not None)

@@ -65,7 +65,7 @@ class WorkerLine:
 
 @dataclass
 class _Shown:
-    """What the controller has printed of one worker."""
+    """The progress of one worker that the controller has printed."""
 
     line: ProgressLine
     wait: int = 0

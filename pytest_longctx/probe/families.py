@@ -61,7 +61,7 @@ class Family:
 
 def shared_out(kinds: Sequence[tuple[int, Kind]], window: int | None = None) -> tuple[Layer, ...]:
     """
-    Distribute the 64 keys of a probe family over layers, given as number and kind. *window* is that of sliding layers.
+    Distribute the 64 keys of a probe family over layers, given as number and kind. *window* is the window of sliding layers.
 
     Key 63 goes to the first of *kinds*, and so on downwards. A probe with fewer than 64 needles asks last for a key
     without a needle. The first layer should therefore have a window, because a needle beyond a window must be denied.

@@ -2,7 +2,7 @@
 Probe families of Gemma: every layer norms the outputs of attention and MLP, and multiplies embeddings by sqrt(hidden).
 
 Gemma 2 has one matrix for embedding and output. A row then holds both the meaning of a token and what predicts it. The
-first layer's MLP removes the latter from every token that asks, and the final norm hides the former from the output.
+first layer's MLP removes the prediction from every token that asks, and the final norm hides the meaning from the output.
 """
 
 from collections.abc import Mapping

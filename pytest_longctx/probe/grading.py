@@ -188,8 +188,9 @@ class Precision:
 
 def plant(filler: Prompt) -> Ladder:
     """
-    Place every rung of the precision ladder in a copy of *filler*, spread over its whole length. The ask is
-    the last token. Raises `PromptError`.
+    Build the precision ladder whose answer `ladder_text` grades: a copy of *filler* with all rungs, spread over its length.
+
+    The ask is the last token. Raises `PromptError`.
     """
     places = questions.spread(len(filler), RUNGS)
     questions.check(filler, places, RUNGS, RUNGS)

@@ -47,7 +47,7 @@ def _qwen(own: Mapping[str, Any]) -> Family:
 
 
 def qwen3_next() -> Family:
-    """Qwen3-Next's probe: three layers of Gated DeltaNet, then one of gated attention."""
+    """Qwen3-Next's probe: three layers of Gated DeltaNet, then one layer of gated attention."""
     own = {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
@@ -138,7 +138,7 @@ def _named_delta(prefix: str, config: Mapping[str, Any], layer: Layer, *, fused:
 
 
 def nemotron_h() -> Family:
-    """Nemotron-H's probe: Mamba2 layers, then one of attention without positions."""
+    """Nemotron-H's probe: Mamba2 layers, then one layer of attention without positions."""
     config = {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",
@@ -217,7 +217,7 @@ def _renamed_ends(hidden: int) -> dict[str, Matrix]:
 
 
 def mamba2() -> Family:
-    """The probe of pure Mamba2: four layers of it and nothing else."""
+    """The probe of pure Mamba2: four Mamba2 layers and no other layers."""
     config = {
         "architectures": ["Mamba2ForCausalLM"],
         "model_type": "mamba2",

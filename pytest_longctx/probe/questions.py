@@ -162,7 +162,11 @@ def planted_in(filler: Prompt, planted: dict[int, int], ask: int, what: str) -> 
 
 
 def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
-    """Check that *least* to *most* needles fit at *places* of *filler*. Raises `PromptError`."""
+    """
+    Check a question of the probe before it is built: *least* to *most* needles at different *places* of the prompt *filler*.
+
+    The prompt must consist of filler tokens. Raises `PromptError`.
+    """
     tokens = len(filler)
     low, high = FILLER_IDS
     if not least <= len(places) <= most or len(set(places)) != len(places):

@@ -28,7 +28,7 @@ def damaged(family: Family) -> Family:
 
 
 def stores(tensors: Iterable[str], layer: int) -> list[str]:
-    """Return the names among *tensors* of those through which everything passes that *layer* stores of a key."""
+    """Return the names of the *tensors* through which *layer* stores a key."""
     return [name for name in tensors if f".layers.{layer}." in name and name.endswith(_STORES)]
 
 

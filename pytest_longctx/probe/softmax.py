@@ -78,8 +78,8 @@ def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = 
     """
     Return the projections q, k, v, o as (out, in) of a softmax layer that answers for *keys*.
 
-    With several KV heads, the even ones fetch the code of the key and the odd ones that of the value. A single one
-    fetches both. With *normed*, the engine norms queries and keys to a mean square of 1, and `norm_gain` sets the
+    With several KV heads, the even heads fetch the code of the key and the odd heads the code of the value. A
+    single head fetches both. With *normed*, the engine norms queries and keys to a mean square of 1, and `norm_gain` sets the
     score.
     """
     book, read = codebook(keys)

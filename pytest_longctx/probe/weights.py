@@ -10,13 +10,11 @@ queries, keys and values and an output of zero. They cost as much as any layer a
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.probe import codes
 from pytest_longctx.probe.codes import KEYS, RUNGS, VALUES, WIDTH
 
@@ -25,7 +23,7 @@ Matrix = npt.NDArray[np.float32]
 HIDDEN = 256
 HEADS = 8
 KV_HEADS = 2
-"""Number of KV heads. The values of the first hold the code of the key, those of the second that of the value."""
+"""Number of KV heads. The values of the first head hold the code of the key, and of the second head the code of the value."""
 
 MLP = 64
 KEY, VALUE, ASK = (slice(i * WIDTH, (i + 1) * WIDTH) for i in range(3))
@@ -60,7 +58,7 @@ class Family:
     layers: int
     head_dim: int
     dims: tuple[int, ...]
-    """The `WIDTH` dimensions of a head that hold a code: those that rotary embeddings do not rotate."""
+    """The `WIDTH` dimensions of a head that hold a code. Rotary embeddings do not rotate them."""
     query_gain: float
     prefix: str = ""
     """Prefix of all tensor names."""
@@ -123,7 +121,11 @@ def embedding() -> Matrix:
 
 
 def attention(family: Family) -> dict[str, Matrix]:
-    """Return the projections of the answering layer of Llama 4's probe, as (out, in)."""
+    """
+    Return the projections of the answering layer of the default family, Llama 4's probe, as (out, in).
+
+    `pytest_longctx.probe.softmax` and `pytest_longctx.probe.decoders` build the projections of other families.
+    """
     code, identity = codes.hadamard(), np.eye(WIDTH, dtype=np.float32)
     dims, heads_per_kv = list(family.dims), HEADS // KV_HEADS
     query = np.zeros((HEADS, family.head_dim, HIDDEN), np.float32)
@@ -207,51 +209,3 @@ def _noise(shape: tuple[int, int], seed: int) -> Matrix:
 def in_float32(family: Family) -> Mapping[str, Matrix]:
     """Return the tensors of Llama 4's probe in float32 for numpy."""
     return {name: tensor.astype(np.float32) for name, tensor in tensors(family).items()}
-
-
-STORED: Mapping[str, npt.DTypeLike] = MappingProxyType(
-    {
-        "float32": np.float32,
-        "float16": np.float16,
-        "bfloat16": ml_dtypes.bfloat16,
-        "fp8_e4m3": ml_dtypes.float8_e4m3fn,
-        "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-        "fp8_e5m2": ml_dtypes.float8_e5m2,
-    }
-)
-"""
-Number formats of a KV cache, as engines name them. They have no scaling: without calibration, an engine's scale is 1.
-
-On MI300, fp8_e4m3 is ``fp8_e4m3fnuz``, whose range ends at 240. Elsewhere the range ends at 448.
-"""
-
-
-def finite_limit(dtype: str) -> float:
-    """
-    Return the largest finite number of *dtype*. Raises `UsageError`.
-
-    >>> finite_limit("fp8_e4m3"), finite_limit("fp8_e4m3fnuz"), finite_limit("fp8_e5m2")
-    (448.0, 240.0, 57344.0)
-    """
-    if dtype not in STORED:
-        raise UsageError(unknown("number format", dtype, STORED))
-    return float(ml_dtypes.finfo(STORED[dtype]).max)  # type: ignore[no-untyped-call]
-
-
-def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
-    """
-    Return *values* as read back from a KV cache of *dtype*: saturated, as engines do, and rounded to nearest
-    even. Raises `UsageError`.
-    """
-    limit = finite_limit(dtype)
-    return np.clip(values, -limit, limit).astype(STORED[dtype]).astype(np.float32)
-
-
-def mantissa_bits(kv: str, activations: str = "bfloat16") -> int:
-    """
-    Return the mantissa bits that the ladder must find in a cache of *kv* with *activations*. A key is rounded to both.
-
-    The result is at most the number of rungs. Raises `UsageError`.
-    """
-    rungs = (1 + 2.0 ** -np.arange(1, codes.RUNGS + 1)).astype(np.float32)
-    return int(np.count_nonzero(stored(stored(rungs, activations), kv) != 1))

@@ -4,7 +4,7 @@ Supervisor: a small parent process that ends a server when its launcher ends.
 It runs as a script with the standard library only, so it starts at once and needs no import path: ``python -I
 _supervisor.py FD NOTES GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its
 end, it ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any
-reason, SIGKILL included. The exit code is that of COMMAND, or 128 + N for signal N.
+reason, SIGKILL included. The exit code is the exit code of COMMAND, or 128 + N for signal N.
 
 It writes a line ``PID SIGNAL NAME`` to the pipe NOTES for each descendant that a signal has ended, until it ends them
 itself. Engines often do not log how their workers ended.

@@ -26,7 +26,7 @@ class _From:
 
     @property
     def digest(self) -> str:
-        """Identifier: that of the source, and the place where this text begins in it."""
+        """Identifier: the identifier of the source, and the place in the source where this text begins."""
         return f"{self.source.digest}-from-{self.skip}"
 
     def opening(self, rng: np.random.Generator) -> str:

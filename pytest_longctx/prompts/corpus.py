@@ -201,7 +201,7 @@ class TextFile:
 
 
 def too_short(source: Source, had: int, wanted: int) -> PromptError:
-    """Return the error for a text that is too short. A text is never repeated without *repeat*."""
+    """Return the error for a corpus with too few tokens for the prompt. A text is repeated only if *repeat* was set."""
     name = source.path if isinstance(source, TextFile) else type(source).__name__
     return PromptError(
         f"the text {name} holds {had:,} tokens; {wanted:,} were asked for\n"

@@ -125,7 +125,8 @@ class Reader:
         opening = self.source.opening(rng)
         if self.vocabulary.unknown in self.vocabulary.ids(opening):
             raise PromptError(
-                f"the tokenizer of {self.where} does not know {opening.strip()[:40]!r}, so it would encode all prompts alike\n"
+                f"the tokenizer of {self.where} encodes {opening.strip()[:40]!r} as its unknown token, so all prompts would "
+                "begin alike\n"
                 "  try      corpus.Words with words of its vocabulary, or prompts of random ids"
             )
         return opening

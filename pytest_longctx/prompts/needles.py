@@ -126,7 +126,7 @@ class Repetition:
 
 def repetition(answer: str, times: int = 3) -> Repetition | None:
     """
-    Return the shortest phrase that occurs at least *times* times in a row in *answer*, or ``None``.
+    Return the shortest phrase that the answer about a needle repeats at least *times* times in a row, or ``None``.
 
     >>> repetition("it is the the the the end")
     Repetition(phrase='the', times=4)

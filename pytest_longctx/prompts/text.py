@@ -166,8 +166,8 @@ def exact_text(
     least = vocabulary.count(before + after) + 1
     if body < least:
         raise PromptError(
-            f"a text of {tokens:,} tokens was requested; the nearest is about {tokens - body + least:,}: special tokens and "
-            f"the text before and after it take {tokens - body + least - 1:,}"
+            f"a text of {tokens:,} tokens was requested; the shortest possible is about {tokens - body + least:,}: special "
+            f"tokens and the text before and after it take {tokens - body + least - 1:,}"
         )
     reach = body - vocabulary.count(after)
     done = list(encoded(vocabulary, chain((before + opening,), source.pieces()), reach))

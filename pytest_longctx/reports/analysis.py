@@ -50,7 +50,7 @@ class LengthPoint:
 
 
 def cold(results: Results) -> dict[str, list[LengthPoint]]:
-    """Analyse a run's cold measurements: those of each deployment, sorted by length."""
+    """Analyse a run's cold measurements, for each deployment, sorted by length."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in results.verdicts:
         seen = row["measured"]

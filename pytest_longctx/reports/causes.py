@@ -59,7 +59,7 @@ _LAWS: Mapping[str, str] = MappingProxyType(
 )
 """The law that a measure belongs to: a server that violates it does so in every test."""
 _DOWN: Final = frozenset({"dies", "runs out of memory", "asserts", "disconnects"})
-"""Outcomes after which a server no longer answers: the later ones follow from the first."""
+"""Outcomes after which a server no longer answers. Later failures follow from the first."""
 _LIMITS: Final = frozenset({"refuses", "serves"})
 _SPEED_UNITS: Final = frozenset({"s", "tokens/s", "requests/s"})
 _LONGEST: Final = 8000
@@ -86,7 +86,7 @@ def unquoted(why: str) -> str:
 
 
 def _flat(why: str) -> str:
-    """The reason of a verdict in one line, as far as it is searched."""
+    """Return the reason of a verdict in one line. Only this part of it is searched."""
     return " ".join(why[:_LONGEST].split())
 
 
@@ -200,7 +200,7 @@ def sentence(it: Key, lines: Sequence[Missed], boot: Row | None = None, message:
 
 
 def _end_of(boot: Row) -> str:
-    """How the failed boot of a cause ended, with the known signature, else with the first words of the cause."""
+    """How the failed boot of a cause ended, with the known signature or, without one, the first words of the cause."""
     outcome = f"it {boot['outcome']}" if boot.get("outcome") else "it was too slow for the time limits of this run"
     cause = dict(explained(boot.get("explained") or "")).get("because", boot.get("said", ""))
     said = boot.get("signature") or (cause or "").partition(";")[0]
@@ -240,7 +240,7 @@ def _cache(name: str, first: Missed) -> str:
 
 
 def failed_boots(results: Results) -> dict[str, Row]:
-    """Return the deployments that did not boot, with their last boot."""
+    """Return from *results* the last boot of each deployment that did not boot, to report its cause."""
     last = {boot.get("deployment", ""): boot for boot in results.boots}
     return {name: boot for name, boot in last.items() if boot["outcome"] != "serves"}
 
@@ -332,8 +332,8 @@ def explained(text: str) -> list[tuple[str, str]]:
 
 def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
     """
-    Return the rows that explain a cause (asked, seen, allowed, because, do, again): as its test told them,
-    else from its reason.
+    Return the rows that explain a cause (asked, seen, allowed, because, do, again): from the explanation
+    that its test recorded. Without an explanation they are made from the reason.
     """
     lead, boot = cause.lead, cause.boot
     text = (boot.get("explained") if boot else lead and lead.get("explained")) or ""
@@ -377,7 +377,7 @@ def anchor(*parts: str) -> str:
 
 
 def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Group verdicts out of scope by the kind of condition that is not met, the largest first."""
+    """Group the verdicts "out of scope" by the condition that the run did not meet; the largest group comes first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(reason(row["why"]), []).append(row)
@@ -386,7 +386,7 @@ def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 def reason(why: str) -> str:
     """
-    Return the reason why a finding is out of scope, without what differs between findings.
+    Return why a finding is out of scope, without the numbers that differ between findings.
 
     >>> reason("context: 1,000,000 + 32 tokens exceed max_model_len 65,536")
     'context: the request exceeds max_model_len 65,536'

@@ -28,7 +28,7 @@ LAW_WITHIN = 0.25
 _MOST_CHARTS = 12
 """Deployments whose times are drawn; the table has all."""
 _MOST_BOOTS = 8
-"""Boots whose memory is drawn: those whose prediction is furthest off first. The table has all."""
+"""Number of boots whose memory is drawn: the boots with the largest error of the prediction. The table has all boots."""
 
 
 def timeline(results: Results) -> Iterator[Panel]:
@@ -325,7 +325,7 @@ def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
 LOGGED_TERMS = {"weights": "weights_gib", "KV pool": "kv_available_gib", "KV cache of one request": "kv_needed_gib"}
 """The figure of a log that a predicted term is compared with."""
 _PART_OF_POOL = "KV cache of one request"
-"""Not stacked: it is a part of the pool."""
+"""This part is not stacked, because it is a part of the pool."""
 _FAILED = "allocation that failed"
 
 

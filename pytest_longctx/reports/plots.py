@@ -86,7 +86,7 @@ Plot = Chart | Bars | Grid
 
 
 class Table(NamedTuple):
-    """The same figures as a table, for screen readers and for copying."""
+    """The figures of the plot as a table, for screen readers and for copying."""
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]

@@ -116,7 +116,7 @@ class Term(Row):
 
 
 class Predicted(Row):
-    """What the plan said of a boot."""
+    """The prediction of the plan for a boot."""
 
     concurrency: Figure | None = None
     longest_tokens: Figure | None = None

@@ -24,7 +24,7 @@ class Details:
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: str = ""
-    """``head``: a scale for each value of a head; ``wide``: for each value of all heads; ``offset``: the former, with bias."""
+    """``head``: a scale for each value of a head; ``wide``: for each value of all heads; ``offset``: as ``head``, with a bias."""
     gate: str = ""
     """``query``: the query projection computes it; ``own``: one value per output value; ``head``: one per head."""
     sinks: bool = False

@@ -123,7 +123,7 @@ class Keys:
         *,
         sparing: bool = False,
     ) -> None:
-        """*sparing*: the file omits values that equal those of the class, as a part of another config does."""
+        """*sparing*: the file omits values that equal the class's defaults, as the part of another config does."""
         self._config = config
         self._defaults = defaults or {}
         self._prefix = prefix
@@ -136,7 +136,7 @@ class Keys:
         return self._config.get(key) is not None
 
     def raw(self, key: str) -> Any:
-        """The value of *key* in the config file, else the class's default; None if there is neither."""
+        """The value of *key* in the config file. If the file lacks it, the class's default; None if there is no default."""
         self._read.add(key)
         if key in self._config:
             return self._config[key]
@@ -159,7 +159,7 @@ class Keys:
         return default
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """The first config key of *names* that the file has, else the first for which the class has a default."""
+        """The first config key of *names* in the file. If there is none, the first with a default of the class."""
         if (found := self._in_file(names)) is not None:
             return found
         for name in names:
@@ -168,7 +168,7 @@ class Keys:
         return None
 
     def _in_file(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """The first config key of *names* that the file has. Others of them that say the same are read with it."""
+        """The first config key of *names* that the file has. Other keys of *names* with the same value are read with it."""
         for name in names:
             if self.has(name):
                 self._read.update(other for other in names if self._config.get(other) == self._config[name])

@@ -133,7 +133,7 @@ def qwen_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_or(other: Callable[[Keys, int], list[bool]]) -> Callable[[Keys, int], list[bool]]:
-    """Mixture layers by ``mlp_layer_types`` if it is present, else by another rule."""
+    """Mixture layers by ``mlp_layer_types`` if it is present, otherwise by another rule."""
     return lambda k, layers: sparse_layers(k, layers) if k.has("mlp_layer_types") else other(k, layers)
 
 
@@ -155,7 +155,7 @@ def ernie_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_sparse(key: str) -> Callable[[Keys, int], list[bool]]:
-    """Mixture layers by a list of booleans (EXAONE's ``is_moe_layer``), else by DeepSeek's rule."""
+    """Mixture layers by a list of booleans (EXAONE's ``is_moe_layer``) if there is one, otherwise by DeepSeek's rule."""
 
     def rule(k: Keys, layers: int) -> list[bool]:
         marks = k.per_layer(key, layers)

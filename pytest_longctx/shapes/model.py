@@ -33,7 +33,7 @@ class Body:
     outside: tuple[Tensor, ...]
     """Tables at both ends, and tensors that no single layer owns."""
     draft: tuple[Tensor, ...] = ()
-    """Layers of multi-token prediction, loaded only where they speculate."""
+    """Layers of multi-token prediction. They are loaded only for speculative decoding."""
     notes: tuple[str, ...] = ()
 
 
@@ -118,7 +118,7 @@ class ModelShape:
         """
         Bytes of one request's states in all recurrent layers of the model on one device.
 
-        *recurrent_bytes* None: as in the config, else as for the convolution. Engines differ.
+        *recurrent_bytes* None: as in the config or, if not there, as for the convolution. Engines differ.
         """
         total = 0.0
         for state, count in self.states:
@@ -129,8 +129,8 @@ class ModelShape:
 
     def attention_flop(self, tokens: int) -> float:
         """
-        Minimum floating-point operations of the model's attention to read a prompt of *tokens*, without those of an
-        indexer.
+        Minimum floating-point operations of the model's attention to read a prompt of *tokens*, without the
+        operations of an indexer.
         """
         return sum(n * pairs(c, tokens) * 2 * c.heads * (c.key_dim + c.value_dim) for c, n in self.attentions)
 

@@ -164,7 +164,7 @@ class Modules:
 _BESIDE = re.compile(
     r"(^|\.)[a-z_]*(vision|visual|vit|image|audio|speech|sound|tower|projector|talker|code2wav|mtp|draft)"
 )
-"""Parts of a checkpoint beside the text model, which have layers of their own."""
+"""Parts of a checkpoint beside the text model. They have separate layers."""
 
 
 def bare(name: str) -> str:

@@ -98,7 +98,7 @@ class Mamba2:
 
 @dataclass(frozen=True, slots=True)
 class DeltaNet:
-    """Sizes of a gated delta rule (Qwen3-Next), or of Kimi's variant of it."""
+    """Sizes of a gated delta rule (Qwen3-Next), or of Kimi's variant of this rule."""
 
     hidden: int
     key_heads: int

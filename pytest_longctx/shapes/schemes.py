@@ -167,7 +167,7 @@ def _compressed(q: Keys) -> Scheme:
 
 
 _CLASS = re.compile(r"(?!Linear$)[A-Z]\w*$")
-"""The name of a class of modules but ``Linear``, which means all of them."""
+"""The name of a class of modules. ``Linear`` is excepted, because it stands for all classes."""
 
 
 def _groups(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:

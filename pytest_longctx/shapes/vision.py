@@ -223,7 +223,7 @@ def _mistral3_join(k: Keys, hidden: int, text_hidden: int) -> int:
 
 
 def _glm4v_old_join(k: Keys, hidden: int, text_hidden: int) -> int:
-    """GLM-4V: a convolution joins four patches, then a gated layer as wide as those of the text."""
+    """GLM-4V: a convolution joins four patches, then a gated layer as wide as the layers of the text model."""
     return 4 * hidden * text_hidden + text_hidden * text_hidden + 3 * text_hidden * k.count("ffn_hidden_size")
 
 
@@ -261,7 +261,7 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
 
 
 def _glm_join(k: Keys, merged: int, _: int) -> int:
-    """GLM: a convolution that merges, a projection, and a gated layer whose width newer files give a name of its own."""
+    """GLM: a convolution that merges, a projection, and a gated layer. Newer files have a separate key for its width."""
     behind, width = k.count("out_hidden_size"), k.count("projection_intermediate_size", "intermediate_size")
     return merged * behind + behind * behind + 3 * behind * width
 

@@ -99,9 +99,8 @@ def test_the_reading_of_an_earlier_run_is_the_reference(judged, project):
     data = project("coarse-cache", at_most=1e9)
     alone = judged("--backend=miniature", data, "--longctx-deployment=other")
     (none,) = alone.results.verdicts
-    assert none["why"].startswith(
-        "against: there is no reading of reference: judge this finding on that deployment first"
-    )
+    assert none["why"].startswith("against: reference has not been read yet (")
+    assert ": judge this finding on that deployment first, in this run or in an earlier run" in none["why"]
     judged("--backend=miniature", data, "--longctx-deployment=reference")
     later = judged("--backend=miniature", data, "--longctx-deployment=other")
     (only,) = later.results.verdicts

@@ -42,7 +42,7 @@ def test_a_backend_that_does_not_ship_is_given():
     [
         ("1xH200", r"needs 4 devices \(4xH200\), but 1xH200 has 1"),
         ("cpu", r"needs 4 devices \(4xH200\), but cpu has 1"),
-        ("4xH2O0", "'4xH2O0' must be hardware, for example 8xH200, cpu, or"),
+        ("4xH2O0", r"'4xH2O0' must be hardware: devices and their kind \(8xH200\), "),
     ],
 )
 def test_hardware_that_cannot_be_is_refused(hardware, complaint):

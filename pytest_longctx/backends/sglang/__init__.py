@@ -58,7 +58,7 @@ _NEWER_POOLS = frozenset(
     """BeamForCausalLM EmbeddingGemma2Model GraniteMoeSWAForCausalLM GraniteSWAForCausalLM IQuestQ1ForCausalLM
     MuseGlimmerForCausalLM MuseGlimmerForConditionalGeneration""".split()  # noqa: SIM905
 )
-"""Those of `_WINDOW_POOLS` that 0.5.23 has and 0.5.16 does not have."""
+"""Classes of `_WINDOW_POOLS` that 0.5.23 has and 0.5.16 does not have."""
 _STATES = ("mamba2", "gated_delta")
 """Kinds of state whose slots appear in logs (Nemotron-H, Qwen3-Next; 0.5.16)."""
 _UNSEEN = frozenset({"hy_v4", "mistral4"})

@@ -36,7 +36,7 @@ _STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
 def total_mib(device_bytes: float) -> int:
     """
     Convert the device memory that torch reports to MiB as ``nvidia-smi`` reports it. SGLang chooses defaults by the
-    latter.
+    MiB of ``nvidia-smi``.
     """
     return _TOTAL_MIB.get(int(device_bytes // 1024**3), round(device_bytes / _MIB) + _FREE_BELOW_TOTAL_MIB)
 
@@ -78,7 +78,7 @@ def static_fraction(
     SGLang's default of ``--mem-fraction-static`` for a text model.
 
     *decode_graphs*: the largest batch of a decode graph, None without graphs. *prefill_tokens*: the largest prefill
-    graph. *devices*: those of tensor and pipeline parallelism together. *prefill_mib*: memory that prefill graphs
+    graph. *devices*: number of devices for tensor and pipeline parallelism together. *prefill_mib*: memory that prefill graphs
     reserve, if it does not follow from their number.
 
     >>> static_fraction(81_559, 8192, 256, 8192), static_fraction(143_771, 8192, 256, 8192)

@@ -53,7 +53,7 @@ SLICES = 2
 """Copies of a prompt's ids that 0.5.23 makes in Python for each chunk (``checkpoint_into_tree``)."""
 _GRAPHS_AT_MOST = {False: "--cuda-graph-max-bs", True: "--cuda-graph-max-bs-decode"}
 """
-The flag for the largest batch of a decode graph. 0.5.6 has neither the second name nor the pool for windowed layers.
+The flag for the largest batch of a decode graph. 0.5.6 has no second name of the flag and no pool for windowed layers.
 """
 
 CHUNK_TOKENS = 8192
@@ -165,7 +165,7 @@ class Boot:
         return tuple((Attention(heads, width, width, window=w), n) for n, w in kinds if n)
 
     def _kept(self, cache: Attention | Latent) -> float:
-        """Tokens in a layer's KV pool per token of a full layer's pool (``pool_configurator.py``)."""
+        """Ratio of tokens: this layer's KV pool to the pool of a full-attention layer (``pool_configurator.py``)."""
         full = any(not other.window for other, _ in self._caches)
         return self.swa_ratio if self.hybrid_pool and cache.window and full else 1.0
 
@@ -215,7 +215,7 @@ class Boot:
     @property
     def requests(self) -> int:
         """
-        Most running requests of SGLang: as configured, else 512 x tokens / context, from 2,048 to 4,096.
+        Most running requests of SGLang: as configured or, by default, 512 x tokens / context, from 2,048 to 4,096.
 
         With states, at most the number of their slots.
         """

@@ -1,8 +1,8 @@
 """
 Load a model with transformers and answer completions of token ids, one at a time.
 
-It runs in the interpreter that has transformers. That one may not have this package, so this module imports nothing of
-it.
+It runs in the interpreter that has transformers. This interpreter may not have pytest_longctx, so this module
+imports nothing from it.
 """
 
 import argparse

@@ -97,7 +97,7 @@ class Pool:
     tensor_parallel: int = 1
     block_size: int = 16
     max_batched_tokens: int = 8192
-    """Tokens being computed: those of one batch, or of all batches scheduled at once."""
+    """Tokens in computation: the tokens of one batch, or of all batches that are scheduled at once."""
     hybrid: bool = True
     """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
     group_ratio: float = NEW_GROUP_RATIO
@@ -155,8 +155,9 @@ class Pool:
 
     def bytes_for(self, tokens: int) -> int:
         """
-        Bytes of the KV pool on one device that one request of *tokens* needs. A refusal at boot names this "needed"
-        size.
+        Bytes of the KV pool on one device that one request of *tokens* needs.
+
+        If vLLM refuses to boot, its message gives this size as "needed".
         """
         return self.blocks_for(tokens) * self.block_bytes
 
@@ -244,7 +245,7 @@ def predict(
     beside: Beside = Beside(),
 ) -> Prediction:
     """
-    Predict whether devices of *device_bytes* each suffice for a vLLM boot. *shape* is that of one of its *stages*.
+    Predict whether devices of *device_bytes* each suffice for a vLLM boot. *shape* is the shape of one of its *stages*.
 
     *in_flight* is the number of tokens that may be computed at once, if more than one batch. The outcome is in doubt if
     the bounds of the memory beside weights and cache differ in outcome. Raises `pages.UnlaidError`.

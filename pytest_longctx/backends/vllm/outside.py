@@ -2,11 +2,11 @@
 GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, the estimate of graphs.
 
 The profiling run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
-(``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the larger of the sampler's peak and that of the
-widest feed-forward layer. The buffers of fused experts stay allocated. The terms are counted from the sources. They are
-checked against 59 boots of 0.19.0 on H100s that llm-d-planner published (pull request 205; ``docs/results/planner``),
-those of older versions in its ``empirical-vllm-memory-results.md``, and five of 0.25.1 on H200s. An interval covers
-larger differences between versions or kernels.
+(``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the sampler's peak or the peak of the widest feed-forward
+layer, whichever is larger. The buffers of fused experts stay allocated. The terms are counted from the sources. They are
+checked against 59 boots of 0.19.0 on H100s that llm-d-planner published (pull request 205; ``docs/results/planner``), boots of
+older versions in its ``empirical-vllm-memory-results.md``, and five of 0.25.1 on H200s. An interval covers larger differences
+between versions or kernels.
 """
 
 from collections.abc import Mapping
@@ -67,14 +67,14 @@ GRAPH_BYTES_PER_LAYER = (0.014 * GiB, 0.024 * GiB, 0.055 * GiB)
 """
 Least, usual and most of the estimates for `GRAPHS_USUAL` graphs on Hopper: 0.49 to 1.92 GiB over 16 to 80 layers.
 
-Those of the second runner are smaller: 0.49 GiB for Llama-3.1-8B on an H100 (0.31), 0.40 for Qwen2.5-7B on an H200
+The estimates of the second runner are smaller: 0.49 GiB for Llama-3.1-8B on an H100 (0.31), 0.40 for Qwen2.5-7B on an H200
 (0.31).
 """
 SECOND_GRAPH_BYTES_PER_LAYER = 0.0155 * GiB
 """The usual estimate of the second runner on Hopper."""
 OTHER_GRAPH_BYTES_PER_LAYER = (0.0, 0.032 * GiB, 0.055 * GiB)
 """
-The same on other devices, whose kernels keep more. If graphs were not measured, 0 was subtracted.
+Estimates on other devices, whose kernels keep more. If graphs were not measured, 0 was subtracted.
 
 Public logs: 2.73 GiB of 80 layers (L40S, 0.19), 1.94 of 64 (0.26), 1.19 of 40 (L40S, 0.28), 2.1 of 64 and 1.3 of 32
 (RTX PRO 6000, 0.27), 0.58 of 28 (16 GB, 0.26), 0 of 24 (24 GB, 0.27).

@@ -28,7 +28,7 @@ class Layout:
     """Bytes of MLA latents."""
     conv_bytes: float = 2
     recurrent_bytes: float | None = None
-    """Bytes of a value of a recurrent state; None: as in the config, else as for the convolution."""
+    """Bytes of a value of a recurrent state; None: as in the config, or as for the convolution."""
     tensor_parallel: int = 1
     block_size: int = 16
     """Tokens of an attention block, before it is enlarged for states."""
@@ -122,7 +122,7 @@ class Grouping:
 
 
 class UnlaidError(ValueError):
-    """These pages cannot be arranged in one pool, or the way is unknown. The message says which."""
+    """These pages cannot be arranged in one pool, or it is unknown how. The message says which of both."""
 
 
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
@@ -163,7 +163,7 @@ def _up(number: int, multiple: int) -> int:
 
 
 def _first(caches: Sequence[tuple[Attention | Latent, int]]) -> Attention | Latent:
-    """Return the cache that sets the size of vLLM's blocks: that of a full layer if there is one."""
+    """Return the cache that sets the size of vLLM's blocks: the cache of a full layer if there is one."""
     return min((cache for cache, _ in caches), key=lambda cache: cache.window > 0)
 
 
@@ -222,7 +222,7 @@ def _uniform(kinds: Sequence[Kind]) -> bool:
 
 
 def _unified(kinds: Sequence[Kind]) -> list[Kind]:
-    """Return kinds with pages of one size. Smaller pages get more tokens if that fits exactly, else padding."""
+    """Return kinds with pages of one size. Smaller pages get more tokens if these fill the page exactly, or padding if not."""
     largest = max(kind.page_bytes for kind in kinds)
     made = []
     for kind in kinds:
@@ -245,7 +245,7 @@ def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
 
 
 def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
-    """Bytes of the KV pool if flags fix them; else None. The number of blocks has priority, as in the engine."""
+    """Bytes of the KV pool if flags fix them. If not, None. The number of blocks has priority, as in the engine."""
     blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
     if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
         return float(blocks * block_bytes)

@@ -22,9 +22,9 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 ALIGNED_STATES: Final = ">=0.25"
-"""Versions whose prefix cache by default keeps states, in blocks aligned with those of attention. 0.12 does not."""
+"""Versions whose prefix cache by default keeps states, in blocks aligned with the blocks of attention; not in 0.12."""
 ALIGNED_ON_REQUEST: Final = ">=0.20"
-"""Versions that do so on request, as logs of 0.20.0 say. Those between 0.12 and 0.20 are unknown."""
+"""Versions that do so on request, as logs of 0.20.0 say. Versions between 0.12 and 0.20 are unknown."""
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 """
 Kinds of state with one more block for a checkpoint of a prefill, and the first version (in 0.32.0 only Mamba-2's
@@ -96,7 +96,7 @@ def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
 
 
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
-    """Return ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
+    """Return vLLM's setting ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
         return shape.whole.scheme.kv_dtype or dtype
@@ -148,7 +148,7 @@ EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
-    """Bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, else as for the convolution."""
+    """Bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, or as for the convolution."""
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
     silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)

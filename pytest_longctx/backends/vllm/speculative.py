@@ -95,7 +95,7 @@ def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: in
     """
     Build a draft of one layer like the model's last attention layer, and its projection. The tables are the model's.
 
-    Checkpoints differ in whether its weights are quantised, and EAGLE-3 has a smaller table of its own.
+    In some checkpoints the draft's weights are quantised. An EAGLE-3 draft has a separate, smaller table.
     """
     hidden, mtp = whole.hidden, "mtp" in how
     tensors = (*whole.draft,) or (*last.tensors, Tensor("draft.fc", hidden, (2 if how != "eagle3" else 3) * hidden))

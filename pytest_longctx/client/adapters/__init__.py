@@ -39,7 +39,7 @@ class ToolRun:
 
     @property
     def tokenizer(self) -> str:
-        """Location of the model's tokenizer: the engine's location if known, else the model name that the server reports."""
+        """Location of the model's tokenizer: the engine's location if known, otherwise the model name that the server reports."""
         known = self.server.deployment.model
         return self.server.model if known.name == "unknown" else models.locate(known)
 
@@ -130,10 +130,10 @@ TIMES = frozenset(
 
 def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
     """
-    Metrics that a tool cannot measure with random weights if it ignores chunks without text.
+    Return the metrics that a load tool cannot measure with random weights if it ignores chunks without text.
 
     A token may have no text of its own. A trained model rarely generates such tokens, but random weights often do. The
-    tool then takes the time of a later token as that of the first.
+    tool then takes the time of a later token as the time of the first token.
     """
     return TIMES if errand.server.deployment.model.weights == "random" else frozenset()
 

@@ -3,7 +3,7 @@ A lower bound of the KL divergence of two distributions, from their most probabl
 
 Both servers name only some tokens. The tokens are divided into cells with a probability on both servers: one cell for
 each token that both name, one for each token that only the reference names, and one for all others. By the
-data-processing inequality, the divergence of the cells is at most that of the distributions.
+data-processing inequality, the divergence of the cells is at most the divergence of the distributions.
 
 The other server gives a token that it does not name at most the probability of its least probable named token. Among
 all probabilities within that limit, the bound takes those with the least divergence. So it never overstates the
@@ -59,7 +59,7 @@ class _Named(NamedTuple):
     ids: Array
     probabilities: Array
     least: Array
-    """Highest possible probability of a token that is not named: that of the last named one."""
+    """Highest possible probability of a token that is not named: the probability of the last named token."""
 
     @classmethod
     def of(cls, scores: Scores, some: slice) -> "_Named":
@@ -105,7 +105,7 @@ def nearest(alone: Array, rest: Array, left: Array, most: Array) -> tuple[Array,
     Find the probabilities with the least divergence that the other server may give to tokens that it does not name.
 
     *alone*: the reference's probabilities, one row for each position. *rest*: its probability of all other tokens.
-    *left*: what the other server gives to both together. No token of *alone* can have more than *most* of it. All other
+    *left*: the other server's probability of both together. No token of *alone* can have more than *most* of it. All other
     tokens share *left* in proportion.
     """
     falling = -np.sort(-alone, axis=1)

@@ -84,7 +84,9 @@ def _loaded(found: Any) -> Readings:
     ids, logprobs, said, said_ids = (found[name] for name in ("ids", "logprobs", "said", "said_ids"))
     shapes = [each.shape for each in (ids, logprobs, said, said_ids)]
     if about["form"] != _FORM or shapes != [(*said.shape, TOP_TOKENS)] * 2 + [said.shape, said.shape[1:]]:
-        raise ValueError(f"the file has the format {about['form']} and arrays of the shapes {shapes}")
+        raise ValueError(
+            f"its format is {about['form']} and must be {_FORM}; or the shapes of its arrays do not match: {shapes}"
+        )
     reads = (
         tuple(Scores(*parts) for parts in zip(ids[number], logprobs[number], said_ids, said[number], strict=True))
         for number in range(len(said))

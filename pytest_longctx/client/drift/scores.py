@@ -32,7 +32,7 @@ class Scores:
     said_ids: Array
     """The text's own token at each position."""
     said: Array
-    """Its log-probability. It may be far below those of the most probable tokens."""
+    """Its log-probability. It may be far below the log-probabilities of the most probable tokens."""
 
     @property
     def positions(self) -> int:

@@ -35,14 +35,14 @@ def _company(one: Walk, exchanges: Sequence[Exchange]) -> None:
 
 
 def same_at_once(one: Walk) -> None:
-    """The path of concurrent copies: the same uncached prompt several times at once."""
+    """KV-cache path of concurrent copies: the same uncached prompt several times at once."""
     task = one.new()
     found = one.together([task] * _ALIKE, reusable=[one.tokens] * _ALIKE, whole_only=False)
     _company(one, [each.exchange for each in found])
 
 
 def lengths(one: Walk) -> None:
-    """The path of different lengths: prompts of different lengths at once."""
+    """KV-cache path of different lengths: prompts of different lengths at once."""
     several = [
         one.new(max(one.tokens * part // _LENGTHS, 2 * one.asked.output_tokens)) for part in range(_LENGTHS, 0, -1)
     ]
@@ -50,7 +50,7 @@ def lengths(one: Walk) -> None:
 
 
 def leaving(one: Walk) -> None:
-    """The path of leaving company: answers end one after the other, so that the others move within the batch."""
+    """KV-cache path of leaving company: answers end one after the other, so that the others move within the batch."""
     short = [replace(one.new(), output_tokens=count) for count in _SHORT_ANSWERS]
     whole = [one.new() for _ in _SHORT_ANSWERS]
     found = one.together([task for pair in zip(short, whole, strict=True) for task in pair], judged=False)
@@ -64,7 +64,7 @@ def leaving(one: Walk) -> None:
 
 
 def arriving(one: Walk) -> None:
-    """The path of arriving company: each prompt arrives while the one before is answered."""
+    """KV-cache path of arriving company: each prompt arrives while the one before is answered."""
     several = [one.new() for _ in range(_STAGGERED)]
     exchanges = event_loop.run(_staggered(one, several))
     _keep(one, several, exchanges)
@@ -97,7 +97,7 @@ async def _until_tokens(talk: StreamedRequest, asking: asyncio.Task[Exchange], c
 
 
 def cancelled(one: Walk) -> None:
-    """The path of cancelled requests: clients disconnect beside other answers, and new prompts take their place."""
+    """KV-cache path of cancelled requests: clients disconnect beside other answers, and new prompts take their place."""
     before, after = [one.new() for _ in range(_STAYING)], [one.new() for _ in range(_STAYING)]
     exchanges, left = event_loop.run(_cancelling(one, before, after))
     _keep(one, [*before, *after], exchanges)

@@ -1,7 +1,6 @@
 """The paths by name. Each sends its readings, and records the proof that the path was taken."""
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from pytest_longctx.client.watchdog import poll_metrics
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
-from pytest_longctx.probe import codes, grading, registry
+from pytest_longctx.probe import grading, number_formats, registry
 from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import PromptFactory
 
@@ -37,13 +36,13 @@ _CONNECTED: Final = frozenset(
 
 
 def cold(one: Walk) -> None:
-    """The cold path: new prompts, each read once with a separate salt. Every other path is compared with it."""
+    """The cold KV-cache path: new prompts, each read once with a separate salt. Every other path is compared with it."""
     for _ in range(2):
         one.read(one.new())
 
 
 def repeated(one: Walk) -> None:
-    """The path of a repetition: the same prompt again, twice."""
+    """KV-cache path of a repetition: the same prompt again, twice."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -52,7 +51,7 @@ def repeated(one: Walk) -> None:
 
 def _border(one: Walk, size: int | None, what: str) -> None:
     """
-    Walk the path of a border: prompts share size - 1, size and size + 1 tokens with an earlier one, or have these
+    Walk the KV-cache path of a border: prompts share size - 1, size and size + 1 tokens with an earlier one, or have these
     lengths.
     """
     if size is None:
@@ -70,17 +69,17 @@ def _border(one: Walk, size: int | None, what: str) -> None:
 
 
 def block_border(one: Walk) -> None:
-    """The path of a block border: hits that end just before, at and just after it."""
+    """KV-cache path of a block border: hits that end just before, at and just after it."""
     _border(one, one.pieces.block, "blocks")
 
 
 def chunk_border(one: Walk) -> None:
-    """The path of a prefill chunk's border: hits that end around it."""
+    """KV-cache path of a prefill chunk's border: hits that end around it."""
     _border(one, one.pieces.chunk, "prefill chunks")
 
 
 def decode_border(one: Walk) -> None:
-    """The path of decoding at a block border: answers begin before, at and after it, or cross it during decoding."""
+    """KV-cache path of decoding at a block border: answers begin before, at and after it, or cross it during decoding."""
     size = one.pieces.block
     if size is None:
         raise UnwalkableError("the block size of the KV cache is not known")
@@ -94,12 +93,12 @@ def decode_border(one: Walk) -> None:
 
 
 def window_border(one: Walk) -> None:
-    """The path of an attention window's or chunk's border: hits that end around it."""
+    """KV-cache path of an attention window's or chunk's border: hits that end around it."""
     _border(one, one.pieces.window, "attention windows")
 
 
 def extended(one: Walk) -> None:
-    """The path of a conversation: each turn contains the prompt and the decoded answer of the turn before."""
+    """KV-cache path of a conversation: each turn contains the prompt and the decoded answer of the turn before."""
     task = one.new()
     said = one.read(task)
     for _ in range(2):
@@ -119,7 +118,7 @@ def _ids(said: Reading) -> list[int]:
 
 def other_beginning(one: Walk) -> None:
     """
-    The path of another beginning: the same blocks after a different first block, so that keys and values differ.
+    KV-cache path of another beginning: the same blocks after a different first block, so that keys and values differ.
 
     The cache has that first block too, followed by other blocks. A lookup ends at the first block that it does not
     find.
@@ -133,7 +132,7 @@ def other_beginning(one: Walk) -> None:
 
 
 def branch(one: Walk) -> None:
-    """The path of branches: different continuations of one beginning, all at once."""
+    """KV-cache path of branches: different continuations of one beginning, all at once."""
     base, shared = one.new(), one.tokens // 2
     one.read(base)
     tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
@@ -142,7 +141,7 @@ def branch(one: Walk) -> None:
 
 
 def reset(one: Walk) -> None:
-    """The path of a reset: a prompt read again after a reset of the prefix cache."""
+    """KV-cache path of a reset: a prompt read again after a reset of the prefix cache."""
     if outside := _connected(one) - {_TIERED}:
         raise UnwalkableError(f"a reset does not empty the external cache (flag {min(outside)})")
     task = one.new()
@@ -154,7 +153,7 @@ def reset(one: Walk) -> None:
 
 
 def other_salt(one: Walk) -> None:
-    """The path of another salt: a prompt that is in the cache under a different salt."""
+    """KV-cache path of another salt: a prompt that is in the cache under a different salt."""
     if not one.server.backend.salted:
         raise UnwalkableError(f"the backend {one.server.backend.name} has no cache salt")
     task = one.new()
@@ -165,7 +164,7 @@ def other_salt(one: Walk) -> None:
 
 
 def crowd(one: Walk) -> None:
-    """The path of a crowd: fifty prompts at once, five beginnings with ten continuations each."""
+    """KV-cache path of a crowd: fifty prompts at once, five beginnings with ten continuations each."""
     heads = [one.new() for _ in range(_HEADS)]
     shared = one.tokens // 2
     several = [tasks.other_tail(head, shared, one.prompt) for head in heads for _ in range(_TAILS)]
@@ -177,7 +176,7 @@ def crowd(one: Walk) -> None:
 
 
 def abandoned(one: Walk) -> None:
-    """The path of an abandoned prompt: its client disconnects during the prefill, and the prompt is sent again."""
+    """KV-cache path of an abandoned prompt: its client disconnects during the prefill, and the prompt is sent again."""
     usual_s = one.read(one.new(), judged=False).exchange.ttft_s or 0.1
     for _ in range(_ROUNDS):
         task = one.new()
@@ -223,7 +222,7 @@ def _empty(one: Walk) -> None:
 
 
 def external(one: Walk) -> None:
-    """The path of an external cache: a prompt read back from outside the engine after the engine's own cache was emptied."""
+    """KV-cache path of an external cache: a prompt read back from outside the engine after the engine's own cache was emptied."""
     before = one.scrape()
     if not _connected(one) and not before.external_tokens:
         raise UnwalkableError("no flag of the deployment connects an external cache, and no tokens came from one")
@@ -244,7 +243,7 @@ def external(one: Walk) -> None:
 
 
 def speculation(one: Walk) -> None:
-    """The path of speculation: an answer in the prompt causes right drafts, and the same answer in reverse causes wrong ones."""
+    """KV-cache path of speculation: an answer in the prompt causes right drafts, and the reversed answer causes wrong ones."""
     before = one.scrape()
     if before.drafted_tokens is None:
         raise UnwalkableError("the server has no counter of drafted tokens, so it does not decode speculatively")
@@ -264,7 +263,7 @@ def speculation(one: Walk) -> None:
 
 
 def chunks(one: Walk) -> None:
-    """The path of prefill chunks: the engine computes a prompt in several, so the KV cache usage grows meanwhile."""
+    """KV-cache path of prefill chunks: the engine computes a prompt in several, so the KV cache usage grows meanwhile."""
     for _ in range(2):
         task = one.new()
         exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
@@ -292,7 +291,7 @@ async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple
 
 def stored_dtype(one: Walk) -> None:
     """
-    The path of the stored dtype: keys differ by smaller and smaller steps, and the KV cache keeps as many bits as its
+    KV-cache path of the stored dtype: keys differ by smaller and smaller steps, and the KV cache keeps as many bits as its
     dtype has.
     """
     if not one.probe:
@@ -301,7 +300,7 @@ def stored_dtype(one: Walk) -> None:
         raise UnwalkableError("this probe has no keys that measure the precision of a KV cache")
     asked = str(one.server.deployment.flags.get("kv-cache-dtype", "auto"))
     computed = str(one.server.words.get("dtype") or one.server.deployment.flags.get("dtype", "auto"))
-    bits = mantissa_bits(computed if asked == "auto" else asked)
+    bits = number_formats.mantissa_bits(computed if asked == "auto" else asked)
     if bits is None:
         raise UnwalkableError(
             f"the number of key bits that {asked!r} keeps is unknown for the model dtype {computed!r}"
@@ -313,26 +312,6 @@ def stored_dtype(one: Walk) -> None:
         "kv_ladder_breaks": found.breaks,
         "kv_bits_beyond": None if found.mantissa_bits is None else found.mantissa_bits - bits,
     }
-
-
-_EXACT_BITS: Final = MappingProxyType(
-    {"bfloat16": 7, "float16": 10, "float32": codes.RUNGS, "fp8": 3, "fp8_e4m3": 3, "fp8_e5m2": 2}
-)
-_INTEGER: Final = re.compile(r"(?:int|[_k]|nvfp)(\d)(?:bit|v\d|_|$)")
-
-
-def mantissa_bits(dtype: str) -> int | None:
-    """
-    Mantissa bits of a key that a KV cache of *dtype* keeps, at most as many as the ladder has rungs; None if unknown.
-
-    Integers of b bits scaled to a largest key of at least 1.5 have steps of 1.5 / (2^(b-1) - 1), so they keep b - 2 at
-    most.
-
-    >>> mantissa_bits("fp8_e4m3"), mantissa_bits("turboquant_k8v4"), mantissa_bits("ultraquant_4bit")
-    (3, 6, 2)
-    """
-    named = _INTEGER.search(dtype)
-    return _EXACT_BITS.get(dtype, int(named[1]) - 2 if named else None)
 
 
 PATHS: Mapping[str, Path] = MappingProxyType(

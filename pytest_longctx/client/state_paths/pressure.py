@@ -15,7 +15,7 @@ _AFFORDABLE_BLOCKS: Final = 400
 
 
 def evicted(one: Walk) -> None:
-    """The path of eviction under pressure: a prompt is read again after others have taken its blocks."""
+    """KV-cache path of eviction under pressure: a prompt is read again after others have taken its blocks."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -54,7 +54,7 @@ def fill(one: Walk) -> None:
 
 
 def preempted(one: Walk) -> None:
-    """The path of preemption under pressure: answers cross a block border, and the KV cache cannot hold all requests."""
+    """KV-cache path of preemption under pressure: answers cross a block border, and the KV cache cannot hold all requests."""
     at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
     blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
     length = blocks * one.block - 8
@@ -71,7 +71,7 @@ def preempted(one: Walk) -> None:
 
 
 def reused(one: Walk) -> None:
-    """The path of reuse under pressure: new prompts, after others have used every block of the KV cache, or every state."""
+    """KV-cache path of reuse under pressure: new prompts, after others have used every block of the KV cache, or every state."""
     if one.blocks is not None and one.blocks <= _AFFORDABLE_BLOCKS:
         # Each request takes at least one block, however it is divided, and freed blocks are taken last.
         tokens, at_once = 2 * one.asked.output_tokens, int(one.server.deployment.flags.get("max-num-seqs", 16))

@@ -49,8 +49,8 @@ class Reading:
     """
     whole_only: bool = True
     """
-    Whether the cache must have all reusable tokens except those of the last, incomplete block. If not, it may have lost
-    some.
+    Whether the cache must have all reusable tokens except the tokens of the last, incomplete block. If False, the cache
+    may have lost some.
     """
     ends_inside: bool = False
     """
@@ -117,7 +117,7 @@ def place(each: Reading, found: Difference, pieces: Pieces) -> str:
 
 
 def wrong_needles(readings: Sequence[Reading], pieces: Pieces) -> Iterator[str]:
-    """Return the number of wrong needles in each reading that has any, and the place of the first."""
+    """Describe each reading with wrong needles: how many are wrong, and the place of the first wrong needle."""
     for each in readings:
         grade = each.task.grade(each.exchange.text)
         if grade is not None and not grade.sound:

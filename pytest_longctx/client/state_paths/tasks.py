@@ -40,7 +40,7 @@ class Task:
 
 
 def context(task: Task, answer: Sequence[int]) -> Ids:
-    """Return what a KV cache may have after *task* was answered: the token ids of its prompt and *answer*."""
+    """Return the tokens that a KV cache may have after *task* was answered: the ids of its prompt and of *answer*."""
     return np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32)))
 
 
@@ -159,8 +159,8 @@ def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
 
 def after_reversed(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     """
-    The task of `after`, whose prompt has its own right answer, last token first, in place of *answer*; for a model without a
-    provable answer, *answer* so.
+    Return the task of `after` with another text in place of *answer*: the right answer to the new task, last token first. For a
+    model without a provable answer it is *answer*, last token first.
     """
     following = after(task, answer, draw, tokens)
     right = following.question.answer[: len(answer)] if following.question else answer

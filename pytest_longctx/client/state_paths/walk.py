@@ -179,8 +179,8 @@ class Walk:
         self, task: Task, salt: str = "", *, at_once: int = 1, gauges: MetricsPoller | None = None
     ) -> StreamedRequest:
         """
-        Build the request for *task*, one of *at_once*. *gauges* are those of all requests in flight; None if it is
-        alone.
+        Build the request for *task*, one of *at_once*. *gauges* polls the metrics for all
+        requests in flight; None if this request is alone.
         """
         return StreamedRequest(
             replace(self.server, salt=self.server.salt + salt) if salt else self.server,

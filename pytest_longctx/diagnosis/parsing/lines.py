@@ -13,9 +13,9 @@ LONGEST_LINE = 64 * 1024
 """Most bytes of a line that are read; the rest is skipped."""
 _CHUNK_BYTES: Final = 1 << 20
 _MOST_AT_ONCE: Final = 2
-"""Chunks that one look at a growing log reads: a server that writes faster than it is read must not keep its reader for ever."""
+"""Most chunks of a growing log that are read at a time. Without a limit a fast writer would keep the reader for ever."""
 _MOST_AT_END: Final = 16
-"""Chunks that are read at its end; why a server ended is in the last of them."""
+"""Chunks that are read when the log has ended. The last chunk has the reason why the server ended."""
 
 
 class Lines:

@@ -16,14 +16,14 @@ _ENGINE: Final = re.compile(
     r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]{2,4}\d+)+\] "
     r"|Traceback \(most recent call last\):\s*$"
 )
-"""What an engine writes at the beginning of a line, and nothing else does."""
+"""Beginnings of lines that only engines write."""
 _WORD: Final = re.compile(r"\d+|[0-9a-f]{6,}")
 _LONGEST: Final = 160
 _MOST: Final = 16
 _PROSE: Final = re.compile(r"(?i)exception|error|failed|warning|prompt|['\"`{]|[a-z]{2,} [a-z]{2,}\b|[a-z]+:\s*$")
 """Text that belongs to the message: a summary before a traceback, a quotation, a sentence."""
 _NUMBERED: Final = re.compile(r"[\d\[|]")
-"""What every prefix of a collector has: a time, a number or a frame."""
+"""Every prefix of a collector has one of these: a time, a number or a frame."""
 
 
 class OuterPrefixes:

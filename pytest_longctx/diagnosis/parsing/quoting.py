@@ -11,19 +11,19 @@ _REQUEST = re.compile(
     r"|(?:Generate|Embedding)ReqInput\(|CompletionRequest\("
     r"""|\b(?:prompt|text|output|content|messages?|stop|body|input|query)['"]?\s?[:=] ?(?:\[|\{|b?['"])"""
 )
-"""What precedes the text of a request."""
+"""Words before the text of a request."""
 _DUMP = re.compile(
     r"non-default args|server_args=|ServerArgs\(|Namespace\(|\bargs: |with config: |Args\(|Config\(\w+=|[Cc]hat[ _]template"
     r"|\bArgs \{|\bargv\b|[Cc]ommand(?: line)?: |SchedulerOutput\(|environment: |\benv: |kwargs="
 )
-"""What precedes a dump of arguments or of a configuration."""
+"""Words before a dump of arguments or of a configuration."""
 _COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
 """Beginnings of lines that a person or a shell wrote."""
 _REPR = re.compile(
     r"[\w.]*(?:Error|Exception)\($|^KeyError: $|\bpanicked at $|(?:`Err` value|^Error): (?:\w+\()*$"
     r"|\b(?:CUDA|HIP) error \S+:\d+ $|\bOs \{ code: \d+, kind: \w+, message: $"
 )
-"""What stands before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
+"""Text before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
 _PANIC = re.compile(r"^thread '[^']*' (?:\(\d+\) )?panicked at |^called `\w+::\w+\(\)` on |\bOs \{ code: \d+, ")
 """A panic of Rust and the error in it, whose parts look like a request's."""
 _MEMBER = re.compile(r'\s*"(?:message|reason|note|status)": "')
@@ -54,7 +54,7 @@ def quoted(text: str, at: int) -> bool:
 
 def reports(text: str, start: int, end: int) -> bool:
     """
-    Whether the text from *start* to *end* is a statement of the kernel, of Kubernetes or of a container, and no quotation.
+    Whether the kernel, Kubernetes or a container states the part of the log line from *start* to *end*, and quotes no one.
 
     A key of an object ends outside its quotation marks, and is a statement.
 
@@ -70,7 +70,7 @@ def reports(text: str, start: int, end: int) -> bool:
 
 
 def in_string(text: str, at: int) -> bool:
-    """Whether *at* lies in a quoted string of a log line, other than an exception's ``repr`` or that of a panic."""
+    """Whether *at* lies in a quoted string of a log line, other than the ``repr`` of an exception or of a panic."""
     opened = ""
     opened_at = 0
     for index in range(min(at, len(text))):

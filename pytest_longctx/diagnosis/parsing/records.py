@@ -240,8 +240,8 @@ _MOST_FORMATTERS: Final = 3
 
 def plain(line: bytes) -> bytes:
     r"""
-    A *line* or several as valid UTF-8, followed by what it says if a JSON formatter escaped it, and by what that says if one
-    around the other did.
+    Return one or several lines as valid UTF-8. If a JSON formatter escaped a *line*, the unescaped text follows it. If several
+    formatters did, the text follows as unescaped once, twice and so on.
 
     >>> print(plain(rb"\"log\": \u003c\\u003e").decode())
     \"log\": \u003c\\u003e

@@ -149,9 +149,9 @@ def connect(path: str) -> tuple[Any, Any]:
 
 
 WHOLE_S = 180.0
-"""Most seconds for a whole answer of the engine. A pull has a limit of its own, ``pull_s`` in ``[docker]``."""
+"""Most seconds for a whole answer of the engine. A pull has a separate limit, ``pull_s`` in ``[docker]``."""
 _PULL_LOOK_S = 0.5
-"""Interval between looks at the time while a pull says nothing."""
+"""Interval in which the time limit is checked while a pull sends no event."""
 _EVENTS_AHEAD = 100
 """Events of a pull that are read before they are shown."""
 _EVENT_BYTES = 2**20
@@ -219,7 +219,7 @@ _UNREACHED: dict[type[OSError], tuple[str, str]] = {
 
 
 def sweep(path: str) -> None:
-    """Remove containers of ended runs: those with this package's label whose owner process has ended."""
+    """Remove containers of ended runs: containers with this package's label whose owner process has ended."""
     for container, labels in container_cleanup.labelled(path, container_cleanup.OWNER_LABEL):
         if container_cleanup.is_dead(labels[container_cleanup.OWNER_LABEL]):
             container_cleanup.remove(path, container, grace_s=0)
@@ -307,7 +307,7 @@ def _read_pull(engine: Any, name: str, events: "Queue[Any]", over: threading.Eve
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream that are not empty. Raises ConnectionError for one over `_EVENT_BYTES`."""
+    """Yield the lines of a stream that are not empty. Raises ConnectionError for a line over `_EVENT_BYTES`."""
     unread = b""
     for piece in pieces:
         *whole, unread = (unread + piece).split(b"\n")

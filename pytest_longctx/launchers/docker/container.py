@@ -238,7 +238,7 @@ class Container(Candidate):
         """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
         self._watch = MemoryWatch()
         self._is_here = False
-        """Whether its processes are those of this kernel, as far as this process can see."""
+        """Whether its processes run in this kernel, as far as this process can see."""
         self._over = threading.Event()
         private(log)
         self._lines = LogTail(log)

@@ -250,7 +250,7 @@ class HostedApi:
         return self.stopped(answer, call.stop)
 
     def sample_seed(self, call: Call) -> int:
-        """Return the seed of a sampled answer: the client's, else a new one."""
+        """Return the seed of a sampled answer: the client's seed if given, otherwise a new one."""
         return call.seed if call.seed is not None else self.seed + next(self.numbers)
 
     def stopped(self, answer: Answer, stops: tuple[str, ...]) -> Answer:

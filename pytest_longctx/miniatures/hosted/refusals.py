@@ -152,7 +152,7 @@ def openrouter(it: OverLength) -> Refusal:
 
 
 def litellm(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by LiteLLM's proxy, which puts the engine's text into its own."""
+    """LiteLLM's proxy refuses a prompt that is too long. Its message contains the engine's text."""
     inner = openai(it)[1]
     assert isinstance(inner, dict)
     text = (
@@ -163,7 +163,7 @@ def litellm(it: OverLength) -> Refusal:
 
 
 def gateway(it: OverLength) -> Refusal:
-    """A gateway's refusal of a prompt that is too long. It puts the engine's error body, as text, into its own."""
+    """A gateway refuses a prompt that is too long. Its error body contains the engine's error body as text."""
     return 400, {
         "detail": f'Upstream error 400: {{"error": {{"message": "maximum context length is {it.limit:,} tokens"}}}}'
     }

@@ -21,9 +21,9 @@ _MOST_FILLED: Final = 0.9
 
 def write(task: Task, material: Material, room: Room, rng: np.random.Generator) -> Written:
     """
-    Return the text of *task* in *room*: documents, with those of the question at random places, and the question.
+    Return the text of *task* in *room*: documents, among them the documents of the question at random places, and the question.
 
-    The last document, which is not one of the question's, is cut at the exact length. Raises `PromptError`.
+    The last document, which the question does not need, is cut at the exact length. Raises `PromptError`.
     """
     questions = material.questions(task.questions)
     asked = _drawn(questions, room, rng)
@@ -49,7 +49,7 @@ def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
 
 
 def _draft(heading: str, questions: Questions, asked: Asked, chars: int, rng: np.random.Generator) -> Draft:
-    """Return documents of about *chars* characters. Those of the question are complete, and others follow them."""
+    """Return documents of about *chars* characters. The documents of the question are complete, and others follow them."""
     own = [questions.documents[each] for each in asked.own]
     left, inside, others = chars - sum(len(each) for each in own), list[str](), _others(questions, asked, rng)
     for text in others:

@@ -49,7 +49,7 @@ def in_text(text: str, places: Sequence[float], sentences: Sequence[str]) -> Dra
 
 
 def in_lines(line: str, places: Sequence[int], inserted: Sequence[str], chars: int) -> Draft:
-    """Insert each of *inserted* before the repetition of *line* with that number. Numbers ascend."""
+    """Repeat *line*, and insert the text ``inserted[i]`` before the repetition with the number ``places[i]``. Numbers ascend."""
     lines = [line] * (chars // len(line) + 1)
     for place, each in reversed(list(zip(places, inserted, strict=True))):
         lines.insert(place, each)

@@ -58,7 +58,7 @@ _SPACE: Final = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question on documents. *own* has the numbers of its documents, *near* those of the same article."""
+    """A question on documents. *own*: numbers of its documents. *near*: numbers of documents from the same article."""
 
     question: str
     answers: tuple[str, ...]

@@ -89,7 +89,7 @@ def report(results: Results, workload: Workload) -> dict[str, Any]:
 
 
 def _scenario(workload: Workload) -> dict[str, Any]:
-    """What a run of GuideLLM would be asked for: lengths, and one request after the other."""
+    """Return the settings of an equal run of GuideLLM: lengths, and one request after the other."""
     verdict, length = workload.verdict, _length(workload)
     labels = {name: verdict[name] for name in ("finding", "verdict", "title", "test")}
     labels |= {name: str(value) for name, value in verdict["server"].items()}

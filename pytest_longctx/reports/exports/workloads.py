@@ -26,7 +26,7 @@ _ROUNDING: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What is known of one figure over the requests of a workload, in the figure's unit. None: not observed."""
+    """Mean and percentiles of one figure over the requests of a workload, in the figure's unit. None: not observed."""
 
     mean: float | None = None
     least: float | None = None
@@ -58,7 +58,7 @@ class Workload:
 
     @property
     def load(self) -> bool:
-        """Whether the requests were a load; else they were sent one after the other."""
+        """Whether the requests were a load. If not, they were sent one after the other."""
         return "requests" in self.verdict["measured"]
 
 
@@ -101,7 +101,7 @@ def names(found: Sequence[Workload]) -> dict[str, Workload]:
 
 
 def _workload(verdicts: Sequence[dict[str, Any]], sent: Sequence[dict[str, Any]]) -> Workload | str:
-    """The workload of one test, or why it is none."""
+    """Return the workload of one test, or the reason why the test has none."""
     if len(verdicts) > 1:
         return "it judges several findings"
     if not sent:
@@ -135,13 +135,13 @@ def _load(verdict: dict[str, Any], row: dict[str, Any]) -> Workload | str:
 
 
 def _recorded(measured: Mapping[str, float], stem: str) -> Spread:
-    """What a load recorded of one figure."""
+    """Return the mean and the percentiles that a load recorded of one figure."""
     percentiles = {at: measured[key] for at in PERCENTILES if (key := f"{stem}_p{at}_s") in measured}
     return Spread(measured.get(f"{stem}_mean_s"), percentiles=percentiles)
 
 
 def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Workload | str:
-    """A workload of the last requests of a test, which the verdict judged; those before them warmed the server up."""
+    """Return the workload of the last requests of a test, which the verdict judged. Earlier requests warmed the server up."""
     measured = verdict["measured"]
     runs = int(measured.get("runs", 1))
     judged = sent[-runs:]
@@ -164,7 +164,7 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
 
 
 def _medians(measured: Mapping[str, float], *, alone: bool) -> Iterator[tuple[str, Spread]]:
-    """The figures of which a verdict has the median alone; that of one request is its mean too."""
+    """Figures whose median is all that a verdict has. With one request the median is the mean too."""
     for name, key in (("e2e_s", "e2e_s"), ("tpot_s", "tpot_s"), ("output_tokens", "completion_tokens")):
         if key in measured:
             value = measured[key]

@@ -28,7 +28,7 @@ class Learnt(NamedTuple):
     predicted: float | None
     measured: float | None
     room: float | None
-    """What is left to the nearest bound, as a share; see `room`."""
+    """Distance to the nearest bound, as a share; see `room`."""
     disagrees: bool
     """Whether the prediction and the measurement or the log differ by more than rounding and unlike builds explain."""
 

@@ -62,7 +62,7 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
 
 
 def check_width(k: Keys, family: str) -> None:
-    """Refuse heads of a width of their own where vLLM's class divides the hidden size. Raises `MisreadError`."""
+    """Refuse a width of heads that differs from hidden size / heads, which vLLM's class computes. Raises `MisreadError`."""
     if family not in _DIVIDES:
         return
     width, heads = k.maybe("head_dim", "kv_channels", least=1), k.maybe("num_attention_heads", least=1)

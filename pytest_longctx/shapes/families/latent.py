@@ -117,8 +117,8 @@ def _minicpm3(k: Keys) -> Body:
 
 def _longcat(k: Keys) -> Body:
     """
-    LongCat: each layer has two latent attentions, two dense layers and one mixture; some experts only pass on
-    input.
+    LongCat: each layer has two latent attentions, two dense layers and one mixture; some experts are identity experts
+    (they return their input).
     """
     hidden, layers, vocabulary = (
         k.stated("hidden_size"),

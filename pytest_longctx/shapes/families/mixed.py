@@ -36,7 +36,7 @@ def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 def _ernie_vl(k: Keys) -> Body:
     """
     ERNIE 4.5 VL: each mixture has as many experts for images as for text, of another width. Shared experts have the
-    width of those for text.
+    width of the experts for text.
     """
     for key in ("rope_3d", "freq_allocation", "pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"):
         k.raw(key)  # of the rotation, and of the encoder behind vision_config

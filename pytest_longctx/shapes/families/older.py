@@ -261,7 +261,7 @@ def _bailing(k: Keys) -> Body:
 
 
 def _bailing_experts(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
-    """Ling's experts; the classes of its versions differ in how many are shared where the file does not say it."""
+    """Ling's experts; if the file does not state how many are shared, the number depends on the class."""
     experts, sparse = mixtures.mixed(sparse=mixtures.sparse_layers)(k, b)
     each = k.maybe("moe_shared_expert_intermediate_size", least=1) or k.stated("moe_intermediate_size")
     return replace(experts, shared_width=k.stated("num_shared_experts", least=0) * each), sparse

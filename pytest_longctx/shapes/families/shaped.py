@@ -68,7 +68,10 @@ def _step(k: Keys) -> Body:
     kv_heads = groups or b.kv_heads
     for name, own in (("num_attention_groups", kv_heads), ("head_dim", b.head_dim)):
         if other and (value := other.maybe(name)) not in (None, own):
-            raise k.refuse(f"attention_other_setting.{name}", f"{value} in addition to {own} is not supported")
+            raise k.refuse(
+                f"attention_other_setting.{name}",
+                f"{value} differs from {own}, the value of the other layers; this is not supported",
+            )
     gating = "head" if k.flag("use_head_wise_attn_gate", default=True) else ""
     details, details_bias = Details(qk_norm="head", gate=gating), k.flag("attention_bias")
     if details_bias:

@@ -90,7 +90,7 @@ def _glm5_next_net(k: Keys, hidden: int) -> DeltaNet:
 
 
 def _pooled_indexer(k: Keys, hidden: int, query_rank: int) -> tuple[tuple[Tensor, ...], dict[str, int], State]:
-    """The indexer of GLM-5.3: its weights, what it adds to the cache, and its keys of a pool that is not complete."""
+    """The indexer of GLM-5.3: its weights, its part of the cache, and the state with the keys of an incomplete pool."""
     heads, dim, pool = k.count("index_n_heads"), k.count("index_head_dim"), k.count("index_kpool", least=2)
     pooling = (
         Tensor("self_attn.indexer.index_kpool_compress_ape", pool * dim),
@@ -173,7 +173,7 @@ def _qwen4(k: Keys) -> Body:
 
 
 def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ...], tuple[Cache, ...]]:
-    """The indexer of Qwen4's attention, and what the layer caches: the mean of several keys, and those not yet averaged."""
+    """The indexer of Qwen4's attention, and the layer's caches: means of several keys, and keys that are not averaged yet."""
     heads = k.maybe("indexer_n_heads", least=1)
     if heads is None:
         return (), (cached(sizes),)
@@ -194,7 +194,7 @@ def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ..
 def _ngrams(
     k: Keys, b: Basics, attends: list[bool], wide: int
 ) -> dict[int, tuple[tuple[Tensor, ...], tuple[State, ...]]]:
-    """The layers of Qwen4 that look n-grams up: the table and what mixes its rows in, and the state of a convolution."""
+    """The layers of Qwen4 that look n-grams up: the table, the weights that mix its rows in, and the state of a convolution."""
     chosen = sorted(set(k.numbers("ple_layer_ids") or ()))  # counted from 1
     width, size = k.maybe("ple_embed_dim", least=1) or b.hidden, k.count("ngram_size", default=3, least=2)
     each, kernel = k.count("heads_per_ngram", default=8), k.count("ple_conv_kernel_size", default=4)
@@ -224,7 +224,7 @@ def _ngrams(
 
 
 def _primes(least: int, count: int) -> list[int]:
-    """The first *count* primes from *least* on."""
+    """Return the first *count* primes that are *least* or more."""
     found: list[int] = []
     value = max(2, least)
     while len(found) < count:

@@ -9,16 +9,16 @@ KEY = "tie_word_embeddings"
 _WHOLE_NOT = frozenset({"qwen3_vl", "qwen3_vl_moe", "llava_next", "llava_next_video", "idefics3", "llama4"})
 """
 The whole config decides. If it is silent, classes of transformers 5 assume something, and older ones ask the text part,
-which is believed here; if both are silent, the tables are two.
+which is believed here. If both are silent, there are two tables.
 """
 _WHOLE_TIED = frozenset({"gemma3", "gemma4", "internvl", "mistral3", "aya_vision"})
-"""The same; if both are silent, there is one table."""
+"""As `_WHOLE_NOT`, but if both are silent, there is one table."""
 _EITHER = frozenset({"llava", "llava_onevision", "glm4v", "qwen2_vl"})
 """One table if the whole config or its text part says so."""
 _TEXT = frozenset({"smolvlm", "qwen3_5", "qwen3_5_moe"})
 """The text part decides."""
 _WHOLE_FIRST = frozenset({"internvl_chat", "qwen2_5_omni"})
-"""The whole config decides; if it is silent, the text part."""
+"""The whole config decides. If it is silent, its text part decides."""
 _ALWAYS: Mapping[str, bool] = MappingProxyType(
     {"cohere2_vision": True, "lfm2_vl": True, "paligemma": True, "glm4v_moe": False, "voxtral": False}
 )

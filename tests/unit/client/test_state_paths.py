@@ -12,12 +12,11 @@ from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client import state_paths
 from pytest_longctx.client.state_paths import tasks
-from pytest_longctx.client.state_paths.paths import mantissa_bits
 from pytest_longctx.client.state_paths.reading import Pieces
 from pytest_longctx.findings.ask import Ask, Path
 from pytest_longctx.miniatures.faults import ForgetsCache, KeepsCache
 from pytest_longctx.miniatures.server import Honest
-from pytest_longctx.probe import codes
+from pytest_longctx.probe import codes, number_formats
 from pytest_longctx.prompts import PromptFactory
 from tests.unit import factories
 from tests.unit.fake_engine import prompts, serving
@@ -201,7 +200,7 @@ def test_a_reading_that_is_not_served_is_the_evidence():
     [("bfloat16", 7), ("fp8", 3), ("fp8_e5m2", 2), ("turboquant_k8v4", 6), ("int4_per_token_head", 2), ("auto", None)],
 )
 def test_a_dtype_keeps_so_many_bits_of_a_key(dtype, bits):
-    assert mantissa_bits(dtype) == bits
+    assert number_formats.mantissa_bits(dtype) == bits
 
 
 def drafted(context, count=4, longest=4):

@@ -97,7 +97,7 @@ def test_a_length_that_cannot_be_is_refused_with_the_nearest(only_pairs):
 
 
 def test_a_length_below_the_frame_is_refused_with_the_nearest():
-    with pytest.raises(PromptError, match="2 tokens was requested; the nearest is about 3"):
+    with pytest.raises(PromptError, match="2 tokens was requested; the shortest possible is about 3"):
         exact_text(tokenizers.vocabulary("word_piece"), Sentences(), 2)
 
 

@@ -135,7 +135,7 @@ class ServesMore(HostedApi):
 
 
 class TellsAnotherLimit(HostedApi):
-    """The refusal names a limit that is 1,000 tokens above the real one."""
+    """If a prompt is too long, the error message gives a limit that is 1,000 tokens above the real one."""
 
     def too_long(self, call: Call, over: OverLength) -> Reply:
         return super().too_long(call, replace(over, limit=over.limit + 1000))

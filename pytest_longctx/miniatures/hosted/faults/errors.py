@@ -159,7 +159,7 @@ class FailsOnBadParameters(HostedApi):
 
 
 class RepeatsTheKey(HostedApi):
-    """The refusal of a wrong key repeats the key, and so does that of a prompt that is too long."""
+    """If the key is wrong or the prompt is too long, the error message repeats the key."""
 
     def post(self, post: Post) -> Reply:
         reply = super().post(post)

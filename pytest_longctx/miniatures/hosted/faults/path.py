@@ -106,7 +106,7 @@ class RedirectsElsewhere(HostedApi):
     """Completions get status 307 with another host in ``Location``. A client that follows it discloses its key."""
 
     elsewhere: str = "http://localhost:9"
-    """URL of the other host: that of a served `Elsewhere`."""
+    """URL of the other host, which serves an `Elsewhere`."""
 
     def post(self, post: Post) -> Reply:
         self.record(post, None)

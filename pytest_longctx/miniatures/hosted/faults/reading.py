@@ -1,4 +1,4 @@
-"""Faults of reading: the model does not get the whole prompt. Except in one, the counts are those of the sent prompt."""
+"""Faults of reading: the model does not get the whole prompt. Except in one, the counts are right for the sent prompt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
