@@ -201,7 +201,7 @@ def test_a_folder_with_nothing_in_it_is_begun(own):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (None, "there is no file"),
+        (None, "file not found"),
         ("{}", "must be a results file"),
         ("", "must be a results file"),
         ("x", "results.jsonl: "),
