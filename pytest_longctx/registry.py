@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 
 class DeviceMake(NamedTuple):
-    """A make of accelerators: the prefixes of its hardware names, and the class that samples its devices."""
+    """A make of accelerators: the prefix of its hardware names, the class that samples its devices, and what that class needs."""
 
     begins: str
     source: str

@@ -58,7 +58,7 @@ class Reading:
 
     @property
     def part(self) -> Part:
-        """The part of the text whose codes this reading lost."""
+        """Where codes are missing from the answer: head, middle, tail or scattered."""
         return part_of(self.found)
 
     @property

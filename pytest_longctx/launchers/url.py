@@ -186,7 +186,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
 
 
 class AttachedServer(Candidate):
-    """A server without log and process. Only its answers are known."""
+    """A server that this run did not start: its log and its process are not available."""
 
     ours = False
 

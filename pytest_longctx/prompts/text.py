@@ -258,7 +258,7 @@ class Chat:
 
 
 def renderer(where: str, *, download: bool = False) -> Render:
-    """Return the chat template of the model at *where*, using the ``transformers`` package. Raises `PromptError`."""
+    """Return a function that renders messages with the chat template of the model at *where*. Raises `PromptError`."""
     try:
         tokenizer = needed("transformers").AutoTokenizer.from_pretrained(where, local_files_only=not download)
     except PromptError:

@@ -67,7 +67,10 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
 
 
 def _whole(table: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> Keys:
-    """An encoder's *table*, completed with the defaults of its class. Some multimodal models choose the class themselves."""
+    """
+    An encoder's *table*, completed with the defaults of its class. For some models the outer
+    ``model_type`` decides the class, not that of the encoder.
+    """
     kind = _TOWER_OF.get(str(config.get("model_type")), table.get("model_type")) if "vision" in key else None
     if kind not in class_defaults():
         return Keys(table, prefix=f"{key}.")

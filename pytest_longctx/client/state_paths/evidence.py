@@ -56,7 +56,7 @@ def _foreign(walk: Walk) -> float | None:
     """
     The most `Reading.foreign_tokens` among the readings and their controls; nothing of a control may be cached.
 
-    None if unknown for a reading. A control in company is left out if usage does not report its cached tokens.
+    None if unknown for a reading. A control whose usage does not report cached tokens is ignored.
     """
     of_path = [each.foreign_tokens for each in walk.readings]
     of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]

