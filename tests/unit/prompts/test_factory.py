@@ -129,7 +129,7 @@ def test_a_prompt_that_cannot_be_told_from_another_is_refused(tmp_path):
     """A tokenizer without English maps every text to the same ids."""
     path = tmp_path / "tokenizer.json"
     tokenizers.vocabulary("word_level").rust.save(str(path))
-    with pytest.raises(PromptError, match=r"does not know .*\n.*corpus.Words"):
+    with pytest.raises(PromptError, match=r"as its unknown token.*\n.*corpus.Words"):
         factory(Reader(str(path), cache=TokenCache(tmp_path))).natural(100)
 
 
