@@ -11,9 +11,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from pytest_longctx.probe import codes, number_formats, weights
+from pytest_longctx.probe import codes, weights
 from pytest_longctx.probe.codes import WIDTH
 from pytest_longctx.probe.weights import Family
+from tests import kv_rounding
 
 _ROUNDINGS = 3
 """Of BF16 between an attention weight and a logit: the head's output, the final norm, the logit itself."""
@@ -28,7 +29,7 @@ def scores(family: Family, kv: str = "bfloat16") -> npt.NDArray[np.float32]:
     """What the ask for key i (row) scores on a needle of key j (column), with keys as *kv* stores them."""
     code = codes.hadamard()
     scale = np.float32(family.query_gain / math.sqrt(family.head_dim))
-    return scale * (code @ number_formats.stored(code, kv).T)
+    return scale * (code @ kv_rounding.stored(code, kv).T)
 
 
 def match_score(family: Family, kv: str = "bfloat16") -> float:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_longctx.probe import codes, weights
-from pytest_longctx.probe.number_formats import stored
 from pytest_longctx.probe.weights import HEADS, KV_HEADS, Family, Matrix
 from pytest_longctx.prompts import Ids
+from tests.kv_rounding import stored
 
 
 @dataclass(frozen=True, slots=True, eq=False)

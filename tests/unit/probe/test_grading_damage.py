@@ -5,10 +5,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx.probe import codes, grading, number_formats, questions
+from pytest_longctx.probe import codes, grading, questions
 from pytest_longctx.probe.weights import HEADS, LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
-from tests import probe_damage
+from tests import kv_rounding, probe_damage
 from tests.probe_reference import Reference
 
 TOKENS = 20_000
@@ -49,7 +49,7 @@ def test_a_sound_cache_answers_everything_and_its_ladder_has_the_bits_of_its_for
     assert graded(model.read(question.prompt.ids), model, question).sound
     rungs = grading.plant(filler(TOKENS))
     answered = model.answer(model.read(rungs.prompt.ids), codes.ASK_RUNG, rungs.output_tokens)
-    assert grading.ladder_ids(answered).mantissa_bits == number_formats.bits_after_rounding(kv, activations)
+    assert grading.ladder_ids(answered).mantissa_bits == kv_rounding.bits_after_rounding(kv, activations)
 
 
 def inside(span):

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.probe import codes, grading, number_formats, questions, weights
+from pytest_longctx.probe import codes, grading, questions, weights
 from pytest_longctx.probe.weights import LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
-from tests import probe_margin
+from tests import kv_rounding, probe_margin
 from tests.probe_reference import Reference
 
-FORMATS = list(number_formats.STORED)
+FORMATS = list(kv_rounding.STORED)
 FAMILIES = pytest.mark.parametrize("family", [LLAMA4, LLAMA], ids=lambda family: family.architecture)
 
 
@@ -26,7 +26,7 @@ def attended(family, gain, key, tokens, kv):
     projections, table = ATTENTION[family.architecture], TABLE
     query = gain * (projections["q"] @ table[codes.ASK + key])[: family.head_dim]
     needles = [codes.needle(each, 63 - each) for each in range(codes.KEYS)]
-    keys = number_formats.stored((table[needles] @ projections["k"].T)[:, : family.head_dim], kv)
+    keys = kv_rounding.stored((table[needles] @ projections["k"].T)[:, : family.head_dim], kv)
     scores = np.zeros(tokens)
     scores[: codes.KEYS] = keys @ query / math.sqrt(family.head_dim)
     share = np.exp(scores - scores.max())
@@ -92,21 +92,21 @@ def test_one_head_less_is_not_enough():
     ],
 )
 def test_the_bits_of_a_cache_are_those_of_its_format(kv, activations, bits):
-    assert number_formats.bits_after_rounding(kv, activations) == bits
+    assert kv_rounding.bits_after_rounding(kv, activations) == bits
 
 
 @pytest.mark.parametrize("kv", FORMATS)
 def test_a_number_beyond_the_range_of_a_format_is_its_largest(kv):
-    limit = number_formats.finite_limit(kv)
+    limit = kv_rounding.finite_limit(kv)
     beyond = np.array([3e38, -3e38, limit], np.float32)
-    assert number_formats.stored(beyond, kv) == pytest.approx([min(limit, 3e38), -min(limit, 3e38), limit], rel=0.01)
+    assert kv_rounding.stored(beyond, kv) == pytest.approx([min(limit, 3e38), -min(limit, 3e38), limit], rel=0.01)
 
 
 @pytest.mark.parametrize(("kv", "limit"), [("fp8_e4m3", 448), ("fp8_e4m3fnuz", 240), ("fp8_e5m2", 57_344)])
 def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
     """On MI300, fp8_e4m3 has the range of fp8_e4m3fnuz."""
-    assert number_formats.finite_limit(kv) == limit
-    assert number_formats.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
+    assert kv_rounding.finite_limit(kv) == limit
+    assert kv_rounding.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
         limit,
         limit,
         -limit,
@@ -117,13 +117,13 @@ def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
 @pytest.mark.parametrize("kv", ["fp8_e4m3", "fp8_e4m3fnuz", "fp8_e5m2"])
 def test_queries_in_fp8_do_not_hide_what_an_fp8_cache_keeps(family, kv):
     """Some attention backends quantise queries too. Saturation of an ask beyond the precision of the cache has no effect."""
-    kept = number_formats.bits_after_rounding(kv)
-    assert probe_margin.largest_ask(family, kept) < number_formats.finite_limit(kv)
+    kept = kv_rounding.bits_after_rounding(kv)
+    assert probe_margin.largest_ask(family, kept) < kv_rounding.finite_limit(kv)
     asked = ATTENTION[family.architecture]["q"] @ TABLE[codes.ASK_RUNG + kept - 1]
     assert np.abs(asked).max() == probe_margin.largest_ask(family, kept)
-    assert (number_formats.stored(asked.astype(np.float32), kv) == asked).all()
+    assert (kv_rounding.stored(asked.astype(np.float32), kv) == asked).all()
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="fp8_e4m3"):
-        number_formats.stored(np.ones(1, np.float32), "fp8_e4m4")
+        kv_rounding.stored(np.ones(1, np.float32), "fp8_e4m4")
