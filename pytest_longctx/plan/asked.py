@@ -26,6 +26,10 @@ _TUNED = ("-instruct", "-chat", "-it", "-hf", "-instruct-hf", "-17b-16e", "-17b-
 """Endings of model names that do not change the shape."""
 
 
+NEWEST = "the newest recorded"
+"""The source of a version that is planned because none was named."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One server to plan, in canonical flags."""
@@ -195,7 +199,7 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
     """Return the recorded version whose parser reads the flags, the version to plan, and the source of that version."""
     every = versions.recorded(engine)
     if wanted is None:
-        return every[-1], every[-1].version, "the newest recorded"
+        return every[-1], every[-1].version, NEWEST
     try:
         asked = Version(wanted)
     except ValueError:
@@ -236,7 +240,7 @@ def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -
     """
     every = versions.recorded(engine)
     if inside := versions.meant(engine, wanted):
-        said = "the newest recorded" + (f" in {wanted}" if wanted else "")
+        said = NEWEST + (f" in {wanted}" if wanted else "")
         fitting = next((each for each in reversed(inside) if not flags.of_table(each, table).problems), inside[-1])
         return fitting, fitting.version, said if fitting is inside[-1] else f"{said} that has every flag"
     row = next((each for each in every if overlap(f"<={each.version}", wanted)), every[-1])

@@ -8,7 +8,7 @@ from packaging.version import InvalidVersion, Version
 from pytest_longctx.backends import architectures, versions
 from pytest_longctx.backends.architectures import Lacking, Model
 from pytest_longctx.backends.versions import EngineVersion
-from pytest_longctx.plan.asked import Asked
+from pytest_longctx.plan.asked import NEWEST, Asked
 from pytest_longctx.shapes import ModelShape
 
 
@@ -25,7 +25,7 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     if model is None:
         return None
     found = _by_version(asked, model)
-    if found is not None and asked.said.startswith("the newest recorded"):
+    if found is not None and asked.said.startswith(NEWEST):
         return found._replace(certain=False)
     return found
 

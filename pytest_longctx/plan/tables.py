@@ -8,7 +8,7 @@ from pytest_longctx.backends import versions
 from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import UsageError
-from pytest_longctx.plan.asked import Asked, Given, of_deployment, of_start
+from pytest_longctx.plan.asked import NEWEST, Asked, Given, of_deployment, of_start
 from pytest_longctx.plan.boots import Boot, foresee
 from pytest_longctx.plan.place import Place
 from pytest_longctx.units import GiB
@@ -148,7 +148,7 @@ def _translated(asked: Asked, engine: str, version: str) -> Asked:
         asked,
         engine=engine,
         version=version or row.version,
-        said="as asked" if version else "the newest recorded",
+        said="as asked" if version else NEWEST,
         row=row,
         flags=flags,
         problems=(),
