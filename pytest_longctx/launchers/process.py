@@ -40,8 +40,9 @@ class ProcessLauncher:
         log.parent.mkdir(parents=True, exist_ok=True)
         process = Process(recipe, env, log)
         launch.started(process.pid)
-        seen = {"ended": process.ended, "halted": process.halted, "hidden": process.secrets}
-        hoped = launch.server_at(f"http://127.0.0.1:{port}", self, **seen)
+        hoped = launch.server_at(
+            f"http://127.0.0.1:{port}", self, ended=process.ended, halted=process.halted, hidden=process.secrets
+        )
         try:
             server = await_ready(process, launch, hoped, boot_s=recipe.boot_s)
             yield replace(server, words={**server.words, **launch.shown})

@@ -24,13 +24,7 @@ from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
-_MACHINES: tuple[Kind, ...] = (
-    "port-taken",
-    "dirty-gpu",
-    "engine-missing",
-    "environment",
-    "toolchain-missing",
-)
+_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
 """Classes of problems of the machine or the installation. They are no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5

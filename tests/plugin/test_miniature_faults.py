@@ -115,39 +115,32 @@ def test_fault_is_caught_by_its_own_check(run, faulty, fault):
     assert done.outcome.ret == (0 if not CAUGHT[fault] else 1)
 
 
+def assert_judged_nothing(done, errors):
+    """Every test ended with an error of the set-up, and no finding has a verdict."""
+    counted = done.outcome.parseoutcomes()
+    assert [counted.get(name, 0) for name in ("passed", "failed", "errors")] == [0, 0, errors]
+    assert "Traceback" not in done.text
+    assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
+    assert done.outcome.ret == 1
+
+
 @pytest.mark.parametrize("fault", SET_UP)
 def test_a_server_that_cannot_be_asked_is_an_error_of_the_set_up(run, faulty, fault):
     """No finding is broken and none holds, not even one that expects a refusal."""
     done = run("--backend=miniature", faulty(fault), "-k", "LC-0001 or LC-0021 or LC-0050 or LC-0080")
-    counted = done.outcome.parseoutcomes()
-    assert {name: counted.get(name, 0) for name in ("passed", "failed", "errors")} == {
-        "passed": 0,
-        "failed": 0,
-        "errors": 4,
-    }
+    assert_judged_nothing(done, errors=4)
     assert SET_UP[fault] in done.text
     assert "the request did not reach an engine" in done.text
-    assert "Traceback" not in done.text
-    assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
-    assert done.outcome.ret == 1
 
 
 @pytest.mark.parametrize("fault", STOPPED)
 def test_a_server_that_is_killed_from_outside_is_an_error_of_the_machine(run, faulty, fault):
     """No finding is broken and none holds, not even one that expects a failed boot."""
     done = run("--backend=miniature", faulty(fault), "-k", "LC-0001 or LC-0050")
-    counted = done.outcome.parseoutcomes()
-    assert {name: counted.get(name, 0) for name in ("passed", "failed", "errors")} == {
-        "passed": 0,
-        "failed": 0,
-        "errors": 2,
-    }
+    assert_judged_nothing(done, errors=2)
     assert STOPPED[fault] in done.text
     assert "was ended by SIGKILL, from outside" in done.text
     assert "the kernel counted no out-of-memory kill" in done.text
-    assert "Traceback" not in done.text
-    assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
-    assert done.outcome.ret == 1
 
 
 def test_one_error_for_every_request_is_told_with_the_logs_exception(run, faulty):
