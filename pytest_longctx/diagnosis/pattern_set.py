@@ -9,7 +9,7 @@ that does. `re` decides what was found.
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate, product
 from typing import Any, Final
 
@@ -198,14 +198,14 @@ class PatternSet:
     """Numbered patterns, searched in a line at once. A pattern that RE2 cannot read may match every line."""
 
     def __init__(self, regexes: Sequence[str]) -> None:
-        self._parts = [(number, part) for number, regex in enumerate(regexes) for part in _parts_of(relaxed(regex))]
+        found = [(number, *each) for number, regex in enumerate(regexes) for each in _with_words(regex)]
+        self._parts = [(number, part) for number, part, _ in found]
         """The alternatives of the patterns, each with the number of its pattern."""
         first, second = dict[bytes, set[int]](), dict[bytes, set[int]]()
         self._always, self._one_list, self._common = set[int](), set[int](), set[int]()
         """Alternatives, by their place: that need no word, that need one word list only, and whose words are in most texts."""
         rare = set[bytes]()
-        for here, (_, part) in enumerate(self._parts):
-            lists = needed(part)
+        for here, (_, _, lists) in enumerate(found):
             self._always |= {here} if not lists else set()
             self._one_list |= {here} if len(lists) < 2 else set()
             for owners, words in zip((first, second), lists, strict=False):
@@ -266,6 +266,12 @@ class PatternSet:
             return start
         found = made.search(text, start)
         return None if found is None else int(found.start())
+
+
+@lru_cache(maxsize=8192)
+def _with_words(regex: str) -> tuple[tuple[str, list[list[str]]], ...]:
+    """Return the alternatives of *regex* with the words that each needs. Kept, because the engines' sets share most patterns."""
+    return tuple((part, needed(part)) for part in _parts_of(relaxed(regex)))
 
 
 def _parts_of(regex: str) -> list[str]:
