@@ -144,6 +144,9 @@ def prepared(pytester, monkeypatch, page):
 def test_a_run_can_be_planned(pytester, monkeypatch, page, words):
     """In a folder with everything the page refers to: findings, deployments, an earlier run, an interpreter."""
     monkeypatch.syspath_prepend(str(ROOT / "docs/examples"))
+    # pytest warns of a plugin that this process has imported before.
+    for module in (ROOT / "docs/examples").glob("*.py"):
+        monkeypatch.delitem(sys.modules, module.stem, raising=False)
     shutil.copytree(ROOT / "docs/examples", pytester.path / "docs/examples")
     for block in blocks(page, "toml"):
         content = tomllib.loads(block)
