@@ -290,18 +290,25 @@ def load(path: Path) -> Deployment:
     """
     Load the deployment in the TOML file at *path*. Raises `TableError`.
 
-    ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder. Tables are merged key by key.
+    ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder or, if it has none, from the shipped deployment
+    of this name. Tables are merged key by key.
     """
     content = toml.read(path)
     like = content.pop("like", None)
     if like is None:
         return toml.check(content, Deployment, str(path))
-    taken = toml.read(path.parent / f"{like}.toml")
+    taken = toml.read(_named(like, path.parent))
     if "like" in taken:
         raise TableError(
             f"{path}: like: {like} is itself like {taken['like']!r}; name that deployment, because only one level is allowed"
         )
     return toml.check(_completed(content, taken), Deployment, str(path))
+
+
+def _named(name: str, folder: Path) -> Path:
+    """Return the file of the deployment *name*: in *folder*, or among the shipped deployments if only they have it."""
+    own, shipped = (each / f"{name}.toml" for each in (folder, paths.suites() / "deployments"))
+    return shipped if shipped.is_file() and not own.exists() else own
 
 
 def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_longctx import paths
 from pytest_longctx.deployments.deployment import load, load_all
 from pytest_longctx.errors import TableError
 
@@ -47,6 +48,19 @@ def test_a_deployment_is_only_like_one_that_says_it_all(tmp_path, like, complain
     )
     with pytest.raises(TableError, match=complaint):
         load(tmp_path / "three.toml")
+
+
+def test_a_deployment_of_a_project_may_be_like_a_shipped_one_of_another_folder(tmp_path):
+    write(tmp_path, mine='name = "mine"\ntitle = "mine"\nlike = "cpu-paths"\nflags = { dtype = "float32" }\n')
+    made, shipped = load(tmp_path / "mine.toml"), load(paths.suites() / "deployments" / "cpu-paths.toml")
+    assert made.flags == {**shipped.flags, "dtype": "float32"}
+    assert (made.env, made.model) == (shipped.env, shipped.model)
+
+
+def test_the_own_folder_comes_before_the_shipped_deployments(tmp_path):
+    mine = 'name = "mine"\ntitle = "mine"\nlike = "cpu-paths"\n'
+    write(tmp_path, mine=mine, **{"cpu-paths": BASE.replace('name = "one"', 'name = "cpu-paths"')})
+    assert load(tmp_path / "mine.toml").env == {"A": "1"}
 
 
 def test_a_wrong_key_is_named_with_the_file_that_was_read(tmp_path):
