@@ -1,4 +1,4 @@
-"""The entries of a catalogue, and which of them a line may match."""
+"""Index of a catalogue by pattern: which of its entries a line of a log may match."""
 
 import re
 from collections.abc import Sequence
