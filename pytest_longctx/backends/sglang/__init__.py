@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames, Scoring
-from pytest_longctx.backends.sglang import defaults, memory
+from pytest_longctx.backends.sglang import defaults, memory, radix_tree
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
@@ -118,10 +118,10 @@ class Sglang(Backend):
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         flags = deployment.flags
         chunk_tokens = int(flags.get("chunked-prefill-size", memory.CHUNK_TOKENS))
-        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, memory.MEASURED):
+        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, radix_tree.MEASURED):
             return 0.0
         windowed = (shape.chunked or shape.sliding) and _window_pool(shape)
-        return memory.host_s(prompt_tokens, chunk_tokens, deployment.version, shape.window if windowed else None)
+        return radix_tree.host_s(prompt_tokens, chunk_tokens, deployment.version, shape.window if windowed else None)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:
