@@ -3,7 +3,7 @@
 from math import ceil
 from typing import NamedTuple
 
-from pytest_longctx.deployments import accelerators, capacity
+from pytest_longctx.deployments import accelerators, roofline
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.shape import Shape
 
@@ -69,8 +69,8 @@ def from_measured(shape: Shape, measured_tokens: int, measured_s: float, tokens:
     time has attention at `ATTENTION_SHARE`. For a device of unknown peak, the bounds are a time without attention and a
     time of attention only.
     """
-    products, local, full = capacity.prefill_terms(shape)
-    peak = capacity.PEAK_TFLOPS.get(hardware.kind, {}).get(2)
+    products, local, full = roofline.prefill_terms(shape)
+    peak = roofline.PEAK_TFLOPS.get(hardware.kind, {}).get(2)
     flop_per_s = None if peak is None else peak * 1e12 * hardware.count
     ratio = tokens / measured_tokens
     whole = (products + local) * measured_tokens + full * measured_tokens**2

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.flags import canonical
-from pytest_longctx.deployments import capacity, models, times
+from pytest_longctx.deployments import models, roofline, times
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
@@ -261,7 +261,7 @@ def _sizes(one: Deployment, backend: Backend) -> str:
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
     """
-    Return the expected TTFT at `capacity.USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
+    Return the expected TTFT at `roofline.USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
 
     Returns ``None`` if the model's shape or the hardware's peak is unknown.
     """
@@ -270,8 +270,8 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
         return measured_s
     if shape is None or hardware is None:
         return None
-    floor_s = capacity.prefill_floor_s(shape, prompt_tokens, hardware)
-    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
+    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware)
+    return None if floor_s is None else floor_s / roofline.USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:

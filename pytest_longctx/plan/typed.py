@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_longctx.backends.flags import human_int
-from pytest_longctx.deployments import capacity, command, deployment, manifests, recipes, times
+from pytest_longctx.deployments import command, deployment, manifests, recipes, roofline, times
 from pytest_longctx.deployments.command import Start
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.deployments.times import Span
@@ -266,5 +266,5 @@ def _prefill_s(boot: Boot) -> float | None:
     if not isinstance(found, Shape) or not boot.length or not boot.serves:
         return None
     used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
-    floor_s = capacity.prefill_floor_s(found, boot.length, used)
-    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION
+    floor_s = roofline.prefill_floor_s(found, boot.length, used)
+    return None if floor_s is None else floor_s / roofline.USUAL_UTILISATION

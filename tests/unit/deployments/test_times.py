@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.deployments import capacity, models, times
+from pytest_longctx.deployments import models, roofline, times
 from pytest_longctx.deployments.deployment import load_deployments
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.shape import known
@@ -67,7 +67,7 @@ def test_the_expected_time_is_between_its_bounds(tokens, seconds, longer, kind, 
 
 def test_a_measurement_at_the_peak_leaves_no_doubt():
     tokens = 100_000
-    floor_s = capacity.prefill_floor_s(SCOUT, tokens, Hardware("H200", 8))
+    floor_s = roofline.prefill_floor_s(SCOUT, tokens, Hardware("H200", 8))
     assert floor_s is not None
     span = times.from_measured(SCOUT, tokens, floor_s, 1_000_000, Hardware("H200", 8))
     assert span.low_s == pytest.approx(span.high_s, rel=0.01)
