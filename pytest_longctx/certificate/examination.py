@@ -13,7 +13,7 @@ from pytest_longctx.certificate.results import Result
 from pytest_longctx.certificate.ruler import Ruler
 from pytest_longctx.certificate.texts import COUNTING, Quest
 from pytest_longctx.certificate.wire import Wire
-from pytest_longctx.client.answers import count_of, json_of
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
 

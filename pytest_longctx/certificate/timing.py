@@ -17,7 +17,7 @@ from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler
 from pytest_longctx.certificate.wire import TRIES
-from pytest_longctx.client.answers import figure_of
+from pytest_longctx.client.json_values import figure_of
 from pytest_longctx.units import duration
 
 _LONG_ANSWER, _SHORT_ANSWER = 96, 8

@@ -22,9 +22,11 @@ import httpx
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.dialects import Dialect, Turn
 from pytest_longctx.certificate.reply import Arrived, Ending, Reply, message_of
-from pytest_longctx.client.answers import Deadline, PageClient, decoder, json_of, own_error, upload_s
 from pytest_longctx.client.event_stream import EventParser, OversizedEvent
+from pytest_longctx.client.http_client import Deadline, PageClient, decoder, upload_s
+from pytest_longctx.client.json_values import json_of
 from pytest_longctx.errors import LongctxError
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.redaction import shown
 
 TRIES: Final = 5

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal
 
 from pytest_longctx.client.answer_tokens import Token, first_difference
-from pytest_longctx.client.answers import json_of
+from pytest_longctx.client.json_values import json_of
 from pytest_longctx.errors import LaunchError, LongctxError
 from pytest_longctx.findings import aggregate
 from pytest_longctx.observation import Kind, Observation, Outcome

@@ -19,13 +19,15 @@ import httpx
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
 from pytest_longctx.client.answer_tokens import Token, tokens_of
-from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of, own_error
 from pytest_longctx.client.event_stream import Event, EventParser
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
+from pytest_longctx.client.http_client import PageClient, decoder, error_text
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.client.server import Answer, Server, unaskable
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, poll_metrics
 from pytest_longctx.errors import PromptError
 from pytest_longctx.processes.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from pytest_longctx.backends import MetricNames
-from pytest_longctx.client.answers import figure_of
 from pytest_longctx.client.exchange import Ledger
+from pytest_longctx.client.json_values import figure_of
 from pytest_longctx.units import duration
 
 PATH = "/metrics"

@@ -18,8 +18,8 @@ import httpx
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import AsyncPageClient
 from pytest_longctx.client.exchange import Ending, Ledger
+from pytest_longctx.client.http_client import AsyncPageClient
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, ServerMetrics, Stall, can_move, moved
 from pytest_longctx.deployments import models

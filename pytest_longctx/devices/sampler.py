@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import httpx
 
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import PageClient
+from pytest_longctx.client.http_client import PageClient
 from pytest_longctx.client.server import Server
 from pytest_longctx.devices import Source, figures
 from pytest_longctx.processes import clock

@@ -12,11 +12,13 @@ import httpx
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import PageClient, count_of, json_of, own_error
 from pytest_longctx.client.exchange import Refusal
+from pytest_longctx.client.http_client import PageClient
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.redaction import cleaned, shown
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pytest_longctx.probe.softmax import Heads, Latent
 from pytest_longctx.probe.weights import MLP, Matrix
 
 STILL_BASE = 1e30
-"""Base of the rotary embeddings; see `softmax.still`."""
+"""Base of the rotary embeddings; see `softmax._slow_dimensions`."""
 
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -37,7 +37,7 @@ class Heads:
         return self.query // self.kv
 
 
-def still(heads: Heads, width: int) -> list[int]:
+def _slow_dimensions(heads: Heads, width: int) -> list[int]:
     """
     Return *width* dimensions of a head that a rotary embedding of base 10^30 rotates by less than 10^-8 in 10^7 tokens.
 
@@ -83,7 +83,7 @@ def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = 
     score.
     """
     book, read = _codebook(keys)
-    dims = still(heads, len(book))
+    dims = _slow_dimensions(heads, len(book))
     gain = 1.0 if normed else _power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / len(book))
     query = np.zeros((heads.query, heads.dim, hidden), np.float32)
     key = np.zeros((heads.kv, heads.dim, hidden), np.float32)
@@ -204,7 +204,7 @@ def held(heads: Heads, size: float, hidden: int, projections: dict[str, Matrix])
     return projections | {"v": value.reshape(-1, hidden), "o": out.reshape(hidden, -1)}
 
 
-def match_score(heads: Heads, keys: Sequence[int]) -> float:
+def _match_score(heads: Heads, keys: Sequence[int]) -> float:
     """Return the score of a match before the softmax, if queries and keys are not normed."""
     width = len(_codebook(keys)[0])
     return _power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / width) * width / math.sqrt(heads.dim)
@@ -223,6 +223,6 @@ def halved_by_sinks(
     out = projections["o"].reshape(-1, heads.query, heads.dim).copy()
     out[:, 0::2] *= 4
     out[:, 1::2] *= -4
-    sinks = np.full(heads.query, match_score(heads, keys) / 2, np.float32)
+    sinks = np.full(heads.query, _match_score(heads, keys) / 2, np.float32)
     sinks[1::2] *= 2
     return projections | {"o": out.reshape(len(out), -1)}, sinks

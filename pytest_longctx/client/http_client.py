@@ -7,9 +7,6 @@ the size or time.
 """
 
 import asyncio
-import errno
-import json
-import math
 import socket
 import time
 import zlib
@@ -21,8 +18,6 @@ from typing import Any, Final, Self
 
 import httpx
 
-from pytest_longctx.errors import LaunchError
-
 PAGE_BYTES: Final = 16 * 2**20
 """Decoded bytes of one page. A metrics page of vLLM has about 0.2 MB, a model list of a gateway less than 1 MB."""
 ERROR_BYTES: Final = 64 * 2**10
@@ -32,12 +27,6 @@ ERROR_S: Final = 10.0
 _PIECE_BYTES: Final = 64 * 2**10
 _UPLOAD_BYTES_PER_S: Final = 100_000
 """Slowest upload for which the total time of a request is extended."""
-_DIGITS: Final = 19
-"""Digits of a 64-bit integer. Python refuses to parse more than 4,300, and a float holds at most 308."""
-_OWN: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""Errors of the operating system that mean: this process or machine has run out of a resource."""
-_LARGEST: Final = 2**53
-"""Largest count. Above it, a double is not exact."""
 
 
 class OversizedAnswer(httpx.HTTPError):
@@ -48,72 +37,18 @@ class SlowAnswer(httpx.ReadTimeout):
     """An answer was not complete within its total time, although bytes arrived."""
 
 
-def json_of(text: str | bytes) -> Any:
-    """
-    Parse JSON of a server. Raises `ValueError` for all wrong input.
-
-    That includes input for which `json.loads` succeeds or raises something else: NaN, infinities, integers of more than
-    19 digits, and nesting deeper than the stack.
-    """
-    try:
-        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
-    except RecursionError:
-        raise ValueError("JSON is nested too deeply") from None
 
 
-def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > _DIGITS:
-        raise ValueError(f"JSON has an integer of {len(digits)} digits")
-    return int(digits)
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"JSON has a number that is not finite: {text[:20]}")
-    return value
 
 
-def own_trouble(problem: BaseException | None) -> str:
-    """
-    Explain how *problem* comes from this process (no memory, file descriptors or threads left); else empty. It says
-    nothing about a server.
-    """
-    seen: set[int] = set()
-    while problem is not None and id(problem) not in seen:
-        seen.add(id(problem))
-        if isinstance(problem, MemoryError):
-            return "this process has no memory left"
-        if isinstance(problem, OSError) and problem.errno in _OWN:
-            return f"this process cannot open a connection: {problem.strerror}"
-        if isinstance(problem, RuntimeError) and "start new thread" in str(problem):
-            return "this process can start no thread"
-        problem = problem.__cause__ or problem.__context__
-    return ""
 
 
-def own_error(problem: BaseException, where: str) -> LaunchError | None:
-    """
-    Return the package's error for a shortage in this process at *where*, an address; None if *problem* has another
-    cause.
-    """
-    why = own_trouble(problem)
-    remedy = (
-        "more descriptors (ulimit -n), memory or threads for this process, or fewer requests at once (ask.concurrency)"
-    )
-    return LaunchError(f"{where} could not be asked: {why}\n  try      {remedy}") if why else None
 
 
-def count_of(value: object) -> int | None:
-    """Return *value* if it is a count, an integer from 0 to 2^53; else None, which means not observed."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return value if 0 <= value <= _LARGEST else None
 
 
-def figure_of(value: float | None) -> float | None:
-    """Return *value* if it can be a counter or a gauge: finite and from 0 to 2^53; else None."""
-    return value if value is not None and 0 <= value <= _LARGEST else None
 
 
 class _Decoder:
