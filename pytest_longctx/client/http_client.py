@@ -37,20 +37,6 @@ class SlowAnswer(httpx.ReadTimeout):
     """An answer was not complete within its total time, although bytes arrived."""
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 class _Decoder:
     """Decodes a body in pieces. A compressed body cannot use more memory than one piece."""
 

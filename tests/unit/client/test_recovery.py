@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.client import limits
+from pytest_longctx.client import recovery
 from pytest_longctx.client.exchange import Refusal, Usage
 from tests.unit import factories
 
@@ -16,7 +16,7 @@ HUNG = factories.exchange(
 
 
 def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
-    seen = limits.after(HUNG, factories.exchange(sent_tokens=8))
+    seen = recovery.after(HUNG, factories.exchange(sent_tokens=8))
     assert (seen.outcome, seen.kind) == ("is not admitted", "hang-admission")
     assert (seen.metrics["recovered"], seen.metrics["canary_s"], seen.metrics["health_status"]) == (1, 4, 200)
     assert seen.said == (
@@ -37,7 +37,7 @@ def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
     ],
 )
 def test_one_that_is_not_says_that_it_has_not(canary, words):
-    seen = limits.after(factories.exchange().observe(), factories.exchange(sent_tokens=8, **canary))
+    seen = recovery.after(factories.exchange().observe(), factories.exchange(sent_tokens=8, **canary))
     assert (seen.outcome, seen.metrics["recovered"], seen.metrics["canary_s"]) == ("serves", 0, None)
     assert f"a request of 8 tokens after it was not answered {words}" in seen.said
     assert seen.said.endswith("the server has not recovered")

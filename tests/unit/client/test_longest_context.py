@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.client.limits import Try, found, longest
+from pytest_longctx.client.longest_context import Try, found, longest
 
 
 def serving(limit, said="no"):

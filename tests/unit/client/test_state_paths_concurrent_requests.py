@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client import state_paths
 from pytest_longctx.client.state_paths import paths, tasks
-from pytest_longctx.client.state_paths.company import answered_at_once
+from pytest_longctx.client.state_paths.concurrent_requests import answered_at_once
 from pytest_longctx.client.state_paths.reading import Pieces
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.miniatures.server import Honest

@@ -27,7 +27,7 @@ def answered_at_once(exchanges: Sequence[Exchange]) -> int:
     return max((sum(first <= begin <= last for first, last in spans) for begin, _ in spans), default=0)
 
 
-def _company(one: Walk, exchanges: Sequence[Exchange]) -> None:
+def _count_concurrent(one: Walk, exchanges: Sequence[Exchange]) -> None:
     count = answered_at_once(exchanges)
     one.counts["answered_at_once"] = count
     if count <= 1:
@@ -38,7 +38,7 @@ def same_at_once(one: Walk) -> None:
     """KV-cache path of concurrent copies: the same uncached prompt several times at once."""
     task = one.new()
     found = one.together([task] * _ALIKE, reusable=[one.tokens] * _ALIKE, whole_only=False)
-    _company(one, [each.exchange for each in found])
+    _count_concurrent(one, [each.exchange for each in found])
 
 
 def lengths(one: Walk) -> None:
@@ -46,11 +46,11 @@ def lengths(one: Walk) -> None:
     several = [
         one.new(max(one.tokens * part // _LENGTHS, 2 * one.asked.output_tokens)) for part in range(_LENGTHS, 0, -1)
     ]
-    _company(one, [each.exchange for each in one.together(several)])
+    _count_concurrent(one, [each.exchange for each in one.together(several)])
 
 
 def leaving(one: Walk) -> None:
-    """KV-cache path of leaving company: answers end one after the other, so that the others move within the batch."""
+    """KV-cache path of leaving requests: answers end one after the other, so that the others move within the batch."""
     short = [replace(one.new(), output_tokens=count) for count in _SHORT_ANSWERS]
     whole = [one.new() for _ in _SHORT_ANSWERS]
     found = one.together([task for pair in zip(short, whole, strict=True) for task in pair], judged=False)
@@ -64,7 +64,7 @@ def leaving(one: Walk) -> None:
 
 
 def arriving(one: Walk) -> None:
-    """KV-cache path of arriving company: each prompt arrives while the one before is answered."""
+    """KV-cache path of arriving requests: each prompt arrives while the one before is answered."""
     several = [one.new() for _ in range(_STAGGERED)]
     exchanges = event_loop.run(_staggered(one, several))
     _keep(one, several, exchanges)
@@ -108,7 +108,11 @@ def cancelled(one: Walk) -> None:
 
 
 async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) -> tuple[list[Exchange], list[float]]:
-    """Answer *before* and *after* on the path of cancelled company. Clients disconnect between them; also return when."""
+    """
+    Answer the tasks *before*, disconnect other clients, and answer the tasks *after*.
+
+    Return the exchanges of *before* and *after*, and the times of the disconnections.
+    """
     left: list[float] = []
     async with poll_metrics(one.server) as gauges:
         talks = [one.talk(task, gauges=gauges) for pair in before for task in (one.new(), pair)]
