@@ -17,19 +17,30 @@ from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.redaction import remember, secret_values, shown
 
 if TYPE_CHECKING:
-    from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
+    from pytest_longctx.cli.pages import catalogues, published_commands
+    from pytest_longctx.cli.render import docker, kubernetes, process
+    from pytest_longctx.cli.subcommands import commands
 
 __all__ = ["catalogues", "commands", "docker", "kubernetes", "main", "process", "published_commands"]
 
 
+_MODULES = {
+    "catalogues": "pytest_longctx.cli.pages",
+    "commands": "pytest_longctx.cli.subcommands",
+    "docker": "pytest_longctx.cli.render",
+    "kubernetes": "pytest_longctx.cli.render",
+    "process": "pytest_longctx.cli.render",
+    "published_commands": "pytest_longctx.cli.pages",
+}
+"""The module of each name that is imported at its first use."""
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pytest_longctx.cli.subcommands"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def _plan_alone() -> argparse.ArgumentParser:

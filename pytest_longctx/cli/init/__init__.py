@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pytest_longctx import backends, paths, registry, toml, units
 from pytest_longctx.backends import environments
-from pytest_longctx.cli import ci_files
+from pytest_longctx.cli.init import ci_files
 from pytest_longctx.cli.toml_text import text_of, write_new
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
@@ -39,7 +39,7 @@ _PROMPT_TOKENS: Final = 10_000
 _OUTPUT_TOKENS: Final = 128
 """Enough to measure a decode rate. With 32 output tokens of a small model the rate varied by half within a run."""
 _RUNS: Final = 5
-"""Number of repetitions, enough to measure a spread; see `pytest_longctx.cli.tolerance`."""
+"""Number of repetitions, enough to measure a spread; see `pytest_longctx.cli.record.tolerance`."""
 _FINDING: Final = "FIRST-0001"
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pytest_longctx import paths, toml
 from pytest_longctx.cli.listing import Data
-from pytest_longctx.cli.tolerance import Recorded, of_case, warning
+from pytest_longctx.cli.record.tolerance import Recorded, of_case, warning
 from pytest_longctx.cli.toml_text import text_of, write_new
 from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.finding import Finding, Scope, Source

@@ -9,8 +9,8 @@ from typing import Any
 
 from pytest_longctx import backends, paths, registry
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import machine_checks
-from pytest_longctx.cli.machine_checks import Check
+from pytest_longctx.cli.doctor import machine_checks
+from pytest_longctx.cli.doctor.machine_checks import Check
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine

@@ -124,7 +124,7 @@ def test_a_model_that_is_downloaded_at_each_start_is_said_to_be(capsys):
     assert both.count("claimName: model-cache") == 2
 
 
-EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+EXAMPLES = Path(__file__).parents[3] / "docs/examples"
 
 
 def test_an_example_is_rendered_with_the_plugin_that_makes_its_backend(capsys, monkeypatch):
