@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from pytest_longctx.certificate.budget import OverBudget
+from pytest_longctx.certificate.calibration import Ruler
 from pytest_longctx.certificate.dialects import Dialect, Turn, known
 from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result
-from pytest_longctx.certificate.ruler import Ruler
 from pytest_longctx.certificate.texts import COUNTING, Quest
 from pytest_longctx.certificate.wire import Wire
 from pytest_longctx.client.json_values import count_of, json_of

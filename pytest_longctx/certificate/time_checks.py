@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 
 from pytest_longctx.certificate.budget import OverBudget
+from pytest_longctx.certificate.error_checks import GIVEN_UP
 from pytest_longctx.certificate.examination import Examination
-from pytest_longctx.certificate.refusals import GIVEN_UP
 from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler

@@ -8,7 +8,7 @@ import httpx
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination
-from pytest_longctx.certificate.length import Limit, above, accepted, accepted_reply
+from pytest_longctx.certificate.length_checks import Limit, above, accepted, accepted_reply
 from pytest_longctx.certificate.reply import Reply, numbers
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.wire import other_host

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.certificate.examination import Examination
-from pytest_longctx.certificate.length import above
+from pytest_longctx.certificate.length_checks import above
 from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler
