@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pytest_longctx.cli import plans
+from pytest_longctx.cli import plan
 from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.redaction import remember, secret_values, shown
 
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
 def _plan_alone() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="longctx")
-    plans.add(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    plan.add(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     return parser
 
 
@@ -89,7 +89,7 @@ def _run(words: list[str]) -> int:
     if any("\0" in word for word in words):
         raise UsageError("an argument contains the character NUL, which is not allowed in a path or a name")
     if words[:1] == ["plan"]:
-        return plans.run(_plan_alone().parse_args(words))
+        return plan.run(_plan_alone().parse_args(words))
     every = import_module("pytest_longctx.cli.subcommands")
     if not words:
         every.commands().print_help()

@@ -15,10 +15,10 @@ from pytest_longctx.cli import (
     listing,
     model,
     pages,
-    plans,
+    plan,
     record,
     render,
-    runs,
+    results_files,
     selftest,
     watch,
 )
@@ -37,11 +37,11 @@ def commands() -> argparse.ArgumentParser:
     record.add(subcommands)
     listing.add(subcommands)
     model.add(subcommands)
-    plans.add(subcommands)
+    plan.add(subcommands)
     pages.add(subcommands)
     check.add(subcommands)
     selftest.add(subcommands)
-    runs.add(subcommands)
+    results_files.add(subcommands)
     render.add(subcommands)
     log_report.add(subcommands)
     certify.add(subcommands)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_longctx.deployments.capacity import Prediction, Term
-from pytest_longctx.deployments.times import Span
+from pytest_longctx.deployments.expected_times import Span
 from pytest_longctx.plan import cures
 from pytest_longctx.plan.boots import Boot
 from pytest_longctx.plan.cures import Cure

@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Any
 
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.plan.asked import Asked, has_flag
 from pytest_longctx.plan.boots import Boot, foresee
+from pytest_longctx.plan.planned_server import Asked, has_flag
 
 Change = Mapping[str, Any]
 MOST_CHANGES = 2

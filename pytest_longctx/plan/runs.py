@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.flags import canonical
-from pytest_longctx.deployments import models, roofline, times
+from pytest_longctx.deployments import expected_times, models, roofline
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
@@ -331,7 +331,7 @@ def _answers_s(finding: Finding, one: Deployment, needs: Hardware, lengths: tupl
     tokens = _TASK_OUTPUT_TOKENS if finding.question == "accuracy" else ask.output_tokens
     requests = len(lengths) * (ask.turns or 1)
     at_once = min(requests, ask.concurrency or (requests if ask.rate_per_s else 1))
-    return times.answers_s(shape, max(lengths), tokens, requests, at_once, needs)
+    return expected_times.answers_s(shape, max(lengths), tokens, requests, at_once, needs)
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_longctx import backends
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.plan import classes
-from pytest_longctx.plan.asked import Asked
+from pytest_longctx.plan.planned_server import Asked
 from pytest_longctx.shapes import ModelShape
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_longctx.shapes.caches import Attention, Latent
-from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.config_keys import Keys
 from pytest_longctx.shapes.model import Body
 
 WITHOUT = frozenset(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes.keys import Keys, shown
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.modules import Modules
 from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Scheme
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytest_longctx.shapes.keys import Keys, class_defaults
+from pytest_longctx.shapes.config_keys import Keys, class_defaults
 from pytest_longctx.shapes.refusal import MisreadError
 
 _GLM4V = ("glm4v", "glm4v_moe", "glm46v")

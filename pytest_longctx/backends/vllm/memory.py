@@ -2,7 +2,7 @@
 vLLM's memory: the pool of KV-cache blocks, and everything else that decides whether a long context boots.
 
 The pool follows ``v1/core/kv_cache_utils.py`` (0.11.0 to 0.33.0) and reproduces the logged capacity of real boots to
-the last digit. `pytest_longctx.backends.vllm.pages` computes its blocks, `pytest_longctx.backends.vllm.outside` all
+the last digit. `pytest_longctx.backends.vllm.pages` computes its blocks, `pytest_longctx.backends.vllm.overhead` all
 memory beside it.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 
-from pytest_longctx.backends.vllm import outside, pages, speculative
-from pytest_longctx.backends.vllm.kvdtypes import PLAIN
-from pytest_longctx.backends.vllm.outside import Range, Trial
+from pytest_longctx.backends.vllm import overhead, pages, speculative
+from pytest_longctx.backends.vllm.kv_dtypes import PLAIN
+from pytest_longctx.backends.vllm.overhead import Range, Trial
 from pytest_longctx.backends.vllm.pages import Grouping, Layout
 from pytest_longctx.backends.vllm.speculative import NO_DRAFT, Draft
 from pytest_longctx.deployments.capacity import Prediction, Term
@@ -60,7 +60,7 @@ def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, 
     (the same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
     """
     trial = Trial(max_num_seqs, max_batched_tokens, tensor_parallel, eager=True, version="==0.25.1")
-    return outside.other_bytes(shape, trial).expected
+    return overhead.other_bytes(shape, trial).expected
 
 
 NEW_GROUP_RATIO = 1.5
@@ -251,11 +251,11 @@ def predict(
     the bounds of the memory beside weights and cache differ in outcome. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
-    kept = weights.expected - outside.offloaded_bytes(beside.flags, weights.expected)
+    kept = weights.expected - overhead.offloaded_bytes(beside.flags, weights.expected)
     weights = weights + beside.draft.weights + Range(*(3 * [beside.adapters + kept - weights.expected]))
-    sizes = outside.graph_sizes(max_num_seqs, max_batched_tokens)
+    sizes = overhead.graph_sizes(max_num_seqs, max_batched_tokens)
     trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel, graphs=sizes)
-    other = outside.other_bytes(shape, trial)
+    other = overhead.other_bytes(shape, trial)
     available = available_bytes(device_bytes, utilisation, weights.expected, other.expected)
     parts = (value_bytes, tensor_parallel, block_size, in_flight or max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid, ratio, layout, beside.draft)
@@ -343,10 +343,10 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
     plain = shape.weight_bytes(value_bytes, tensor_parallel, rope_value_bytes=2)
     if shape.model is None:
         return Range(plain, plain, plain)
-    low, high = outside.padding_bytes(shape.model, tensor_parallel)
+    low, high = overhead.padding_bytes(shape.model, tensor_parallel)
     # Towers are divided as well, which `Shape.weight_bytes` does not do (0.19, Llama 4 and Mistral on 2 and 4 devices).
     towers = (shape.whole.vision_parameters or 0) * 2 if shape.whole is not None else 0
-    copies = outside.latent_copies_bytes(shape.model, tensor_parallel) - towers * (1 - 1 / tensor_parallel)
+    copies = overhead.latent_copies_bytes(shape.model, tensor_parallel) - towers * (1 - 1 / tensor_parallel)
     return Range(plain + copies + low, plain + copies + high, plain + copies + high)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
-from pytest_longctx.backends.vllm.kvdtypes import PLAIN, ValueSize
+from pytest_longctx.backends.vllm.kv_dtypes import PLAIN, ValueSize
 from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.shapes.caches import Attention, Cache, Latent, State
 from pytest_longctx.shapes.model import VALUE_BYTES

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pytest_longctx.backends.vllm import kvdtypes, outside, speculative
-from pytest_longctx.backends.vllm.outside import Trial
+from pytest_longctx.backends.vllm import kv_dtypes, overhead, speculative
+from pytest_longctx.backends.vllm.overhead import Trial
 from pytest_longctx.backends.vllm.pages import Layout
 from pytest_longctx.deployments.accelerators import Accelerator, every
 from pytest_longctx.deployments.deployment import Deployment
@@ -117,8 +117,8 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
     dtype, size = kv_dtype(deployment, shape), model_bytes(deployment, model)
     found = [cache for cache, _ in model.attentions if isinstance(cache, Latent)] if model is not None else []
     sparse, here = any(cache.index_dim for cache in found), device(deployment)
-    keys = kvdtypes.of_keys(dtype, size) or (kvdtypes.PLAIN[2] if found else None)
-    latents = kvdtypes.of_latents(dtype, size, packs_fp8=sparse and here is not None and here.family == "hopper")
+    keys = kv_dtypes.of_keys(dtype, size) or (kv_dtypes.PLAIN[2] if found else None)
+    latents = kv_dtypes.of_latents(dtype, size, packs_fp8=sparse and here is not None and here.family == "hopper")
     if keys is None or (found and latents is None):
         return None
     states = str(flags.get("mamba-cache-dtype", "auto"))
@@ -254,7 +254,7 @@ def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel
         version=deployment.version,
         linked=here is None or (here.linked and here.family in ("hopper", "blackwell")),
         flashinfer=_samples_with_flashinfer(deployment),
-        graphs=outside.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
+        graphs=overhead.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
         second_runner=second_runner(deployment, shape),
         context=deployment.max_model_len,
         hopper=None if here is None else here.family == "hopper",

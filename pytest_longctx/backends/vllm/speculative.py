@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_longctx.backends.vllm.outside import Range
+from pytest_longctx.backends.vllm.overhead import Range
 from pytest_longctx.deployments.deployment import Deployment, FlagValue
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.caches import Attention, Cache, Latent

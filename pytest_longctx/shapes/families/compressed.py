@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.caches import Cache, Latent, Part, State
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
@@ -104,7 +104,7 @@ def _deepseek_v4(k: Keys) -> Body:
             more += linear("self_attn.indexer.q_b_proj", index_heads * index_dim, rank, shards=1)
             more += linear("self_attn.indexer.weights_proj", index_heads, hidden, shards=1)
         stack.append(Layer(tuple(caches), (*common, *more)))
-    spans.draft_layers(k)
+    windows.draft_layers(k)
     head = Tensor("hc.head", paths * streams + paths + 1)
     return Body(hidden, vocabulary, tuple(stack), (*ends(k, hidden, vocabulary), *norm("norm", hidden), head))
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped
 from pytest_longctx.shapes.caches import Part, State
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import Basics, basics, ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.recurrent import DeltaNet, Mamba1, Mamba2, lightning, lightning_cached, short_convolution
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
@@ -26,7 +26,7 @@ def recurrent_kinds(
     k: Keys, key: str, layers: int, attention: tuple[str, ...] = ("full_attention", "attention")
 ) -> list[bool] | None:
     """Return which layers of a hybrid have attention (True) and which are recurrent, from a list of names."""
-    names = k.per_layer(key, layers, extra=spans.draft_layers(k)) if k.has(key) else None
+    names = k.per_layer(key, layers, extra=windows.draft_layers(k)) if k.has(key) else None
     if names is None:
         return None
     for name in names:

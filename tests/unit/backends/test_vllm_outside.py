@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.backends.vllm import outside
-from pytest_longctx.backends.vllm.outside import Trial
+from pytest_longctx.backends.vllm import overhead
+from pytest_longctx.backends.vllm.overhead import Trial
 from pytest_longctx.deployments.shape import of
 from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
@@ -35,7 +35,7 @@ PEAKS = {
 def test_the_peak_of_the_trial_run_is_the_one_that_was_logged(name, devices, version):
     found = read(MODELS[name]["config"])
     assert isinstance(found, ModelShape)
-    peak = outside.activation_bytes(of(found), Trial(1024, 8192, devices, version=version))
+    peak = overhead.activation_bytes(of(found), Trial(1024, 8192, devices, version=version))
     assert peak.expected / GiB == pytest.approx(PEAKS[name, devices, version], abs=0.05)
     assert peak.low <= peak.expected <= peak.high
 
@@ -45,7 +45,7 @@ def test_the_peak_of_the_trial_run_is_the_one_that_was_logged(name, devices, ver
     [(1, V19, False, 0.25), (1, OLD, False, 0.13), (2, OLD, False, 0.55), (2, V19, False, 2.07), (4, V19, False, 2.13)],
 )
 def test_memory_of_libraries_is_near_what_was_logged(devices, version, eager, logged_gib):
-    found = outside.not_torch_bytes(Trial(1024, 8192, devices, eager=eager, version=version))
+    found = overhead.not_torch_bytes(Trial(1024, 8192, devices, eager=eager, version=version))
     assert found.expected / GiB == pytest.approx(logged_gib, abs=0.03)
     assert found.low < logged_gib * GiB < found.high
 
@@ -56,10 +56,10 @@ def test_memory_of_libraries_is_near_what_was_logged(devices, version, eager, lo
 def test_the_estimate_of_graphs_is_within_its_bounds(name, gib):
     found = read(MODELS[name]["config"])
     assert isinstance(found, ModelShape)
-    size = outside.graph_bytes(of(found), Trial(1024, 8192))
+    size = overhead.graph_bytes(of(found), Trial(1024, 8192))
     assert size.low <= gib * GiB <= size.high
-    assert outside.graph_bytes(of(found), Trial(1024, 8192, version=V19)).high == 0  # not yet taken off the pool
-    assert outside.graph_bytes(of(found), Trial(1024, 8192, eager=True)).high == 0
+    assert overhead.graph_bytes(of(found), Trial(1024, 8192, version=V19)).high == 0  # not yet taken off the pool
+    assert overhead.graph_bytes(of(found), Trial(1024, 8192, eager=True)).high == 0
 
 
 def test_flashinfer_samples_without_sorting_where_it_is_installed():
@@ -74,6 +74,6 @@ def test_mxfp4_experts_are_padded():
     config = MODELS["gpt-oss-120b"]["config"] | {"quantization_config": {"quant_method": "mxfp4"}}
     found = read(config)
     assert isinstance(found, ModelShape)
-    least, most = (size / GiB for size in outside.padding_bytes(found, 1))
+    least, most = (size / GiB for size in overhead.padding_bytes(found, 1))
     assert 60.77 + least == pytest.approx(64.38, abs=0.25)
     assert 60.77 + most == pytest.approx(65.97, abs=0.25)

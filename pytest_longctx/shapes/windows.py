@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from pytest_longctx.shapes.caches import Span
-from pytest_longctx.shapes.keys import LARGEST, Keys, shown
+from pytest_longctx.shapes.config_keys import LARGEST, Keys, shown
 
 Spanned = tuple[Span, int]
 """Span of a layer's attention, and the tokens of its window."""

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
+from pytest_longctx.shapes.config_keys import Keys
 from pytest_longctx.shapes.decoder import Basics, Decoder
 from pytest_longctx.shapes.feedforward import Experts, mixture
-from pytest_longctx.shapes.keys import Keys
 from pytest_longctx.shapes.mixtures import mixed
 from pytest_longctx.shapes.model import Body
 
 QWEN3_MOE = Decoder(
-    "attention_bias", "attention_bias", qk_norm="head", attends=spans.qwen, experts=mixed(sparse=mixtures.qwen_sparse)
+    "attention_bias", "attention_bias", qk_norm="head", attends=windows.qwen, experts=mixed(sparse=mixtures.qwen_sparse)
 )
 GRANITE_PATH = "block_sparse_moe"
 
@@ -139,7 +139,7 @@ def _afmoe(k: Keys) -> Body:
         norms=4,
         qk_norm="head",
         gate="own",
-        attends=spans.every("global_attn_every_n_layers", 4),
+        attends=windows.every("global_attn_every_n_layers", 4),
         experts=mixed(shared_count=("num_shared_experts",), sparse=mixtures.sparse_layers, correction=True),
     )(k)
 
@@ -162,7 +162,7 @@ def _phimoe(k: Keys) -> Body:
         "attention_bias",
         norm_bias=True,
         head_bias=k.flag("lm_head_bias"),
-        attends=spans.all_slide,
+        attends=windows.all_slide,
         experts=mixed(width=("intermediate_size",)),
     )(k)
 
@@ -170,7 +170,7 @@ def _phimoe(k: Keys) -> Body:
 def _exaone_moe(k: Keys) -> Body:
     return Decoder(
         qk_norm="head",
-        attends=spans.every("sliding_window_pattern", 4),
+        attends=windows.every("sliding_window_pattern", 4),
         experts=mixed(
             shared_count=("num_shared_experts",),
             sparse=mixtures.listed_sparse("is_moe_layer"),
@@ -181,11 +181,11 @@ def _exaone_moe(k: Keys) -> Body:
 
 MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
     {
-        "mixtral": Decoder(attends=spans.all_slide, experts=mixed(width=("intermediate_size",))),
+        "mixtral": Decoder(attends=windows.all_slide, experts=mixed(width=("intermediate_size",))),
         "phimoe": _phimoe,
         "qwen2_moe": Decoder(
             qkv_bias=True,
-            attends=spans.qwen,
+            attends=windows.qwen,
             experts=mixed(shared="shared_expert_intermediate_size", shared_gate=True, sparse=mixtures.qwen_sparse),
         ),
         "qwen3_moe": QWEN3_MOE,
@@ -195,7 +195,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             "attention_bias",
             "attention_bias",
             qk_norm="head",
-            attends=spans.qwen,
+            attends=windows.qwen,
             experts=mixed(sparse=mixtures.listed_or(mixtures.qwen_sparse)),
         ),
         "olmoe": Decoder(
@@ -208,7 +208,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             qkv_bias=True,
             o_bias=True,
             sinks=True,
-            attends=spans.every("layer_interval", 2),
+            attends=windows.every("layer_interval", 2),
             experts=mixed(width=("intermediate_size",), bias=True, router_bias=True),
         ),
         "granitemoe": Decoder(
@@ -218,7 +218,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "llama4_text": Decoder(
             "attention_bias",
             "attention_bias",
-            attends=spans.llama4,
+            attends=windows.llama4,
             experts=_llama4,
             expert_path="feed_forward",
             width=("intermediate_size_mlp",),
@@ -233,7 +233,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             "attention_bias",
             "attention_bias",
             qk_norm="head",
-            attends=spans.qwen,
+            attends=windows.qwen,
             experts=mixed(shared_count=("n_shared_experts",), sparse=mixtures.sparse_layers),
         ),
         "solar_open": Decoder(
@@ -257,7 +257,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             "attention_bias",
             norms=1,
             tied=True,
-            attends=spans.every("sliding_window_pattern", 4),
+            attends=windows.every("sliding_window_pattern", 4),
             experts=mixed(width=("intermediate_size",), sparse=mixtures.sparse_layers),
         ),
     }

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import Basics, basics, ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import ANY, Tensor, linear, norm
 
@@ -83,7 +83,7 @@ def _step(k: Keys) -> Body:
     mixed = mixture(b.hidden, Experts(count, used, k.stated("moe_intermediate_size"), shared))
     plain = dense(b.hidden, k.stated("intermediate_size"))
     layers = []
-    for (span, window), each in zip(spans.everything(k, b.layers), sparse, strict=True):
+    for (span, window), each in zip(windows.everything(k, b.layers), sparse, strict=True):
         query = heads_local if span == "sliding" and heads_local else b.heads
         sizes = Heads(b.hidden, query, kv_heads, b.head_dim, b.head_dim)
         forward = mixed if each else plain
@@ -182,7 +182,7 @@ def _laguna(k: Keys) -> Body:
     )
     mixed, plain = mixture(b.hidden, experts), dense(b.hidden, k.stated("intermediate_size"))
     layers = []
-    for (span, window), query, each in zip(spans.everything(k, b.layers), heads, sparse, strict=True):
+    for (span, window), query, each in zip(windows.everything(k, b.layers), heads, sparse, strict=True):
         sizes = Heads(b.hidden, query, b.kv_heads, b.head_dim, b.head_dim)
         own = grouped(sizes, Details(bias, bias, "head", gate))
         layers.append(
@@ -237,8 +237,8 @@ def _nas_width(k: Keys, hidden: int) -> int:
 def _gemma4(k: Keys) -> Body:
     """Gemma 4: full layers have other heads and may use one projection for keys and values; the last layers share them."""
     b = basics(k, partial=True)
-    types = spans.every("layer_interval", 6)(k, b.layers)
-    types[-1] = spans.FULL  # the class insists
+    types = windows.every("layer_interval", 6)(k, b.layers)
+    types[-1] = windows.FULL  # the class insists
     if k.raw("use_bidirectional_attention") not in (None, False, "vision"):
         raise k.refuse("use_bidirectional_attention", "a model with bidirectional attention is not supported")
     same = k.flag("attention_k_eq_v")
@@ -295,7 +295,7 @@ def _per_layer_tables(k: Keys, b: Basics) -> tuple[Tensor, ...]:
 def _gemma3n(k: Keys) -> Body:
     """Gemma 3n: the last layers share keys and values; each has low-rank and alternating updates."""
     b = basics(k, partial=True)
-    types = spans.every("layer_interval", 5)(k, b.layers)
+    types = windows.every("layer_interval", 5)(k, b.layers)
     shared = k.count("num_kv_shared_layers", default=0, least=0, most=b.layers - 1)
     widths = k.numbers("intermediate_size", b.layers) if isinstance(k.raw("intermediate_size"), list) else None
     widths = widths or [k.stated("intermediate_size")] * b.layers
