@@ -99,8 +99,8 @@ def _finish(long: Reply, short: Reply) -> Result:
 
 def _share(replies: list[Reply]) -> float | None:
     """
-    Share of the answers that equal the most frequent answer; None if a request was not served, or if all answers are
-    empty.
+    Return the share of the answers that equal the most frequent answer; None if a request was not served, or if all
+    answers are empty.
     """
     texts = [each.text + each.thought for each in replies if each.served]
     if len(texts) < len(replies) or not any(texts):

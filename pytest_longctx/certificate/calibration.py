@@ -61,7 +61,7 @@ class Ruler:
         return filler(rng, self.words, words, tail=self.tails[rest] if rest < len(self.tails) else "")
 
     def made(self, tokens: int) -> int:
-        """Tokens of the prompt that `Ruler.turns` makes for *tokens*."""
+        """Return the number of tokens of the prompt that `Ruler.turns` makes for *tokens*."""
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return round(self.tokens_of(words)) + (rest if rest < len(self.tails) else 0)

@@ -62,7 +62,10 @@ def _linear(exam: Examination) -> Result:
 
 
 def _noisy(exam: Examination) -> bool:
-    """Whether all token counts of the calibration are multiples of one number above 4. No tokenizer counts equal words so."""
+    """
+    Return whether all token counts of the calibration are multiples of one number above 4. No tokenizer counts equal
+    words so.
+    """
     values = [value for _, value in exam.ruler.points]
     return (
         any(all(value % each == 0 for value in values) for each in (5, 8, 10, 16, 32, 50, 64, 100))
@@ -191,7 +194,7 @@ def _total(exam: Examination) -> Result:
 
 
 def _beside(reply: Reply) -> int:
-    """Tokens in the total of one *reply* that are neither prompt nor answer."""
+    """Return the number of tokens in the total of one *reply* that are neither prompt nor answer."""
     counts = reply.counts
     return (counts.total or 0) - (counts.prompt or 0) - (counts.answer or 0) if counts else 0
 

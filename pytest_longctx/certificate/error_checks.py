@@ -209,7 +209,7 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
 
 
 def _empty(reply: Reply) -> bool:
-    """Whether *reply*, an answer with status 200 and no stream, has no text, no finish reason and no error."""
+    """Return whether *reply*, an answer with status 200 and no stream, has no text, no finish reason and no error."""
     return not (reply.streamed or reply.text or reply.thought or reply.finish or reply.error)
 
 

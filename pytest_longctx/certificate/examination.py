@@ -124,11 +124,11 @@ class Examination:
         return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 
     def is_broken(self, check: str) -> bool:
-        """Whether this examination has judged *check* as broken."""
+        """Return whether this examination has judged *check* as broken."""
         return any(each.check == check and each.word == "broken" for each in self.results)
 
     def affords(self, tokens: int) -> bool:
-        """Whether the examination's budget allows *tokens* more."""
+        """Return whether the examination's budget allows *tokens* more."""
         return self.wire.budget.left() >= tokens * 1.02 + 512
 
 

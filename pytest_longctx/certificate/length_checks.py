@@ -51,12 +51,12 @@ class Limit:
 
 
 def accepted(sent: Sent) -> bool:
-    """Whether a prompt of this length was accepted: the answer has text, or a token without text."""
+    """Return whether a prompt of this length was accepted: the answer has text, or a token without text."""
     return accepted_reply(sent.reply)
 
 
 def accepted_reply(reply: Reply) -> bool:
-    """Whether *reply* has text, or a token without text."""
+    """Return whether *reply* has text, or a token without text."""
     return reply.served and bool(reply.text or reply.thought or reply.finish or (reply.counts and reply.counts.answer))
 
 
@@ -92,7 +92,7 @@ def search(exam: Examination) -> Limit:
 
 
 def alive(exam: Examination) -> bool:
-    """Whether the server still serves a small request after a length that was neither served nor refused."""
+    """Return whether the server still serves a small request after a length that was neither served nor refused."""
     return exam.ask(SMALL, 4).served
 
 
@@ -386,7 +386,7 @@ def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) ->
 
 
 def above(exam: Examination, reply: Reply) -> bool:
-    """Whether *reply* belongs to a request above the length limit."""
+    """Return whether *reply* belongs to a request above the length limit."""
     limit: Limit | None = exam.facts.get("limit")
     if limit is None or limit.fails is None:
         return False

@@ -78,7 +78,7 @@ class Certificate:
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def count(self, word: str) -> int:
-        """Number of checks with the verdict *word*."""
+        """Return the number of checks with the verdict *word*."""
         return sum(each.word == word for each in self.results)
 
     @property
@@ -89,7 +89,7 @@ class Certificate:
         return 0 if self.count("holds") else 2
 
     def metrics(self) -> dict[str, float | None]:
-        """The figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`."""
+        """Return the figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`."""
         return {
             "context_tokens": self.context,
             "longest_served_tokens": self.longest,
@@ -145,7 +145,7 @@ class Wanted:
     """The dialect to use; None to use the first one that is served."""
 
     def wire(self) -> Wire:
-        """The connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
+        """Return the connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
         try:
             place = UrlLauncher(self.url)
         except UsageError as problem:

@@ -162,7 +162,7 @@ def _one_by_one(exam: Examination, made: Quest, tokens: int) -> Reading:
 
 
 def lengths(exam: Examination) -> list[int]:
-    """Lengths in tokens at which truncation is checked, each four times the one before, up to the limit."""
+    """Return the lengths in tokens at which truncation is checked, each four times the one before, up to the limit."""
     limit = exam.facts.get("limit")
     top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64 - exam.reasoning_tokens
     times = 1 if exam.recall == "all" else len(_SINGLE)
@@ -289,7 +289,7 @@ def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: 
 
 
 def _summary(last: Reading, again: Reading) -> bool:
-    """Whether the server seems to summarise: each of two readings lost a third of the codes or more."""
+    """Return whether the server seems to summarise: each of two readings lost a third of the codes or more."""
     return all(sum(each.found) <= len(each.found) * 2 / 3 for each in (last, again))
 
 

@@ -203,7 +203,10 @@ class Wire:
 
     @staticmethod
     def _wait_s(again: float | None, attempt: int) -> float:
-        """Seconds to wait after a limited *attempt*: as the server says, or longer if that was not enough before."""
+        """
+        Return the seconds to wait after a limited *attempt*: as the server says, or longer if that was not enough
+        before.
+        """
         least_s = 2.0 ** (attempt - 1) if attempt else 0.0
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
@@ -318,7 +321,10 @@ class Wire:
 
 
 def _is_stream(kind: str, *, asked: bool) -> bool:
-    """Whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of streams."""
+    """
+    Return whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of
+    streams.
+    """
     return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 
@@ -345,7 +351,7 @@ def _ending(seen: Mapping[str, Any], again: float | None) -> Ending:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, which is a number or a date."""
+    """Return the seconds to wait by a ``Retry-After`` header, which is a number or a date."""
     if value is None:
         return None
     try:
@@ -360,7 +366,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def other_host(base: str, location: str) -> bool:
-    """Whether the redirect to *location* goes to another host than *base*, has no address, or drops encryption."""
+    """Return whether the redirect to *location* goes to another host than *base*, has no address, or drops encryption."""
     here = urlsplit(base)
     try:
         there = urlsplit(location)

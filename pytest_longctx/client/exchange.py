@@ -112,8 +112,8 @@ class Ledger:
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
         """
-        Difference in tokens between the counters and the client's counts *sent* and *asked*; None if a counter is
-        missing.
+        Return the difference in tokens between the counters and the client's counts *sent* and *asked*; None if a
+        counter is missing.
         """
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None

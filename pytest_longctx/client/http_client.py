@@ -168,14 +168,14 @@ def _slow(request: httpx.Request, total_s: float | None) -> SlowAnswer:
 
 
 def _total_s(request: httpx.Request) -> float | None:
-    """Total time of *request*: its read timeout, longer for a large upload; None if it has no timeout."""
+    """Return the total time of *request*: its read timeout, longer for a large upload; None if it has no timeout."""
     read_s = request.extensions.get("timeout", {}).get("read")
     size = int(request.headers.get("content-length", 0))
     return None if read_s is None else float(read_s) + upload_s(size)
 
 
 def upload_s(size_bytes: int) -> float:
-    """Extra time for an answer whose request has a body of *size_bytes*."""
+    """Return the extra time for an answer whose request has a body of *size_bytes*."""
     return size_bytes / _UPLOAD_BYTES_PER_S
 
 

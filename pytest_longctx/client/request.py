@@ -128,7 +128,7 @@ class StreamedRequest:
         return await watchdog.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
-        """Token counts from usage. If usage has no cached tokens, they come from the server's counter."""
+        """Return the token counts from usage. If usage has no cached tokens, they come from the server's counter."""
         usage = self.usage or Usage()
         if self.usage is not None and usage.cached_tokens is None and ledger is not None:
             usage = replace(usage, cached_tokens=ledger.cached_tokens)
@@ -199,7 +199,7 @@ class StreamedRequest:
             return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
-        """Whether *response* does not come from an engine. *detail* is then the reason."""
+        """Return whether *response* does not come from an engine. *detail* is then the reason."""
         server, headers = self.server, response.headers
         answer = Answer(
             f"POST {self.prompt.path}",

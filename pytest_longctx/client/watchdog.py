@@ -135,7 +135,7 @@ async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
 
 
 def _keeps_all(server: Server) -> bool:
-    """Whether at least one layer keeps every token of a prompt, so that each chunk increases the cache usage."""
+    """Return whether at least one layer keeps every token of a prompt, so that each chunk increases the cache usage."""
     try:
         shape = models.shape_of(server.deployment.model)
     except ModelError:

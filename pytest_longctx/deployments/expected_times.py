@@ -36,7 +36,7 @@ def decode_step_s(
 
 
 def _kept_bytes(shape: Shape, tokens: int) -> float:
-    """Bytes of one request's KV cache that a decode step reads, on all devices together."""
+    """Return the bytes of one request's KV cache that a decode step reads, on all devices together."""
     if shape.model is not None:
         return shape.model.kv_bytes(tokens)
     local = (shape.chunked + shape.sliding) * min(tokens, shape.window)

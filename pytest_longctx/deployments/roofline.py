@@ -21,7 +21,10 @@ USUAL_UTILISATION = 0.5
 
 
 def prefill_flop(shape: Shape, tokens: int) -> float:
-    """Floating-point operations of a prefill: matrices, causal attention of full layers, and attention within windows."""
+    """
+    Return the floating-point operations of a prefill: matrices, causal attention of full layers, and attention within
+    windows.
+    """
     if shape.whole is not None and not_plain(shape.whole):
         return shape.whole.attention_flop(tokens) + 2 * (shape.active_parameters - shape.embedding_parameters) * tokens
     width = shape.heads * shape.head_dim
@@ -32,7 +35,7 @@ def prefill_flop(shape: Shape, tokens: int) -> float:
 
 def prefill_terms(shape: Shape) -> tuple[float, float, float]:
     """
-    Coefficients of the floating-point operations of a prefill that is longer than a window.
+    Return the coefficients of the floating-point operations of a prefill that is longer than a window.
 
     Per token: matrices and attention within windows. Per token squared: full attention.
     """
@@ -45,7 +48,7 @@ def prefill_terms(shape: Shape) -> tuple[float, float, float]:
 
 def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
     """
-    Coefficients of a prefill's operations for layers that differ.
+    Return the coefficients of a prefill's operations for layers that differ.
 
     Bounded attention grows with the tokens, other attention with their square.
     """

@@ -144,7 +144,7 @@ def title(located: str) -> str:
 
 
 def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether *folder* has every file that was made for *record*, with its full size."""
+    """Return whether *folder* has every file that was made for *record*, with its full size."""
     found = _read(folder)
     if found is None or not isinstance(found.get("files"), dict) or not found["files"]:
         return False

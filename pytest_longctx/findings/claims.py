@@ -73,7 +73,7 @@ def _of_the_shape(claim: Claim, tokens: int, model: Shape) -> dict[str, float | 
 
 def largest_value(number_format: NumberFormat) -> float:
     """
-    Largest finite value of an 8-bit number format, to check a published claim.
+    Return the largest finite value of an 8-bit number format, to check a published claim.
 
     >>> [largest_value(name) for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")]
     [448.0, 240.0, 57344.0, 57344.0]

@@ -67,7 +67,7 @@ class Lint(NamedTuple):
 
 @cache
 def known() -> Known:
-    """The images and variables that the lints know."""
+    """Return the images and variables that the lints know."""
     return toml.load(Path(__file__).with_suffix(".toml"), Known)
 
 
@@ -209,7 +209,7 @@ LINTS = (
 
 
 def names() -> tuple[str, ...]:
-    """The names of all lints, the most severe first."""
+    """Return the names of all lints, the most severe first."""
     return tuple(lint.name for lint in LINTS)
 
 

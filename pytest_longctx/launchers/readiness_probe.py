@@ -159,7 +159,7 @@ class ReadinessProbe:
         return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
-        """Whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint stays missing."""
+        """Return whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint stays missing."""
         server, request = self.server, answer.request
         said = Answer(
             f"{request.method} {request.url.path}",
@@ -181,7 +181,7 @@ class ReadinessProbe:
         self.connected = self.connected or found is not None
 
     def _turned_down(self, answer: httpx.Response, server: Server) -> bool:
-        """Whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
+        """Return whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
         status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
         answered = Answer(asked, status, answer.text).shown(server.secrets)
         if 400 <= status < 500 and self._attached:

@@ -325,7 +325,10 @@ def _missed(
 
 
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
-    """Whether the memory predictor gives the same result for this dtype of the KV cache and for ``auto``, the model's dtype."""
+    """
+    Return whether the memory predictor gives the same result for this dtype of the KV cache and for ``auto``, the
+    model's dtype.
+    """
     flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
     one = _deployment(made, backend, parallel.without(asked.engine, flags, made.spread))
     other = backend.predict(one, part, made.place.device_bytes or None)

@@ -160,7 +160,7 @@ def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
 
 
 def _above(value: Any, limit: int) -> bool:
-    """Whether a flag that a fix may lower is above *limit*, or is not set."""
+    """Return whether a flag that a fix may lower is above *limit*, or is not set."""
     return not isinstance(value, int) or value > limit
 
 

@@ -337,12 +337,12 @@ def planned_range(version: str) -> str:
 
 
 def has_flag(row: EngineVersion, name: str) -> bool:
-    """Whether the recorded version *row* has the flag *name*."""
+    """Return whether the recorded version *row* has the flag *name*."""
     return name in row.command_line["flags"]
 
 
 def within(version: str, wanted: str) -> bool:
-    """Whether *version*, which may be a range, may be in the range *wanted*."""
+    """Return whether *version*, which may be a range, may be in the range *wanted*."""
     return overlap(version, wanted) if version[:1] in "<>=~!" else in_range(version, wanted)
 
 

@@ -221,7 +221,7 @@ def predict_deployment(
 
 def _divides(one: Deployment, backend: Backend) -> bool:
     """
-    Whether a layer can be divided over the number of devices in the deployment's flags; if not, no run can be
+    Return whether a layer can be divided over the number of devices in the deployment's flags; if not, no run can be
     predicted.
     """
     try:
@@ -275,7 +275,7 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
-    """Whether the plan of a run can predict the outcome that *finding* documents on this machine."""
+    """Return whether the plan of a run can predict the outcome that *finding* documents on this machine."""
     return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
 
 

@@ -83,7 +83,7 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether *path* is a file. The word may be a whole command, longer than any file name."""
+    """Return whether *path* is a file. The word may be a whole command, longer than any file name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -261,7 +261,10 @@ def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], .
 
 
 def _prefill_s(boot: Boot) -> float | None:
-    """Time to prefill one prompt of the planned length; None if the peak of the devices or the shape is unknown."""
+    """
+    Return the time to prefill one prompt of the planned length; None if the peak of the devices or the shape is
+    unknown.
+    """
     found = foreseen.shape_of(boot.asked)
     if not isinstance(found, Shape) or not boot.length or not boot.serves:
         return None

@@ -99,5 +99,5 @@ def named_otherwise(asked: Asked) -> str:
 
 
 def quantised(asked: Asked) -> bool:
-    """Whether the model's config states how the weights are stored."""
+    """Return whether the model's config states how the weights are stored."""
     return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)

@@ -223,7 +223,7 @@ def drift(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
 
 
 def _stretch(one: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cells of one stretch of the curve of a drift."""
+    """Return the cells of one stretch of the curve of a drift."""
     figures = (f"{one[key]:.3g}" for key in ("drift_nats", "noise_nats"))
     return (f"{one['from_tokens']:,} to {one['to_tokens'] - 1:,}", *figures, f"{one['argmax_changed']:.2%}")
 

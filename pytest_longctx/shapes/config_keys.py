@@ -107,7 +107,10 @@ MOST_LAYERS = 4096
 
 @cache
 def class_defaults() -> Mapping[str, Mapping[str, Any]]:
-    """Default values of each model type's class for keys that a config.json lacks; made by ``tests/class_defaults.py``."""
+    """
+    Return the default values of each model type's class for keys that a config.json lacks; made by
+    ``tests/class_defaults.py``.
+    """
     text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 
@@ -131,12 +134,15 @@ class Keys:
         self._read: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether the config file itself has a value for *key*; the key then counts as read."""
+        """Return whether the config file itself has a value for *key*; the key then counts as read."""
         self._read.add(key)
         return self._config.get(key) is not None
 
     def raw(self, key: str) -> Any:
-        """The value of *key* in the config file. If the file lacks it, the class's default; None if there is no default."""
+        """
+        Return the value of *key* in the config file. If the file lacks it, the class's default; None if there is no
+        default.
+        """
         self._read.add(key)
         if key in self._config:
             return self._config[key]
@@ -148,8 +154,8 @@ class Keys:
 
     def count(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
         """
-        The whole number of the first config key of *names* with one; an error if it is missing and there is
-        no *default*.
+        Return the whole number of the first config key of *names* with one; an error if it is missing and there is no
+        *default*.
         """
         found = self._first(names)
         if found is not None:
@@ -159,7 +165,7 @@ class Keys:
         return default
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """The first config key of *names* in the file. If there is none, the first with a default of the class."""
+        """Return the first config key of *names* in the file. If there is none, the first with a default of the class."""
         if (found := self._in_file(names)) is not None:
             return found
         for name in names:
@@ -168,7 +174,10 @@ class Keys:
         return None
 
     def _in_file(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """The first config key of *names* that the file has. Other keys of *names* with the same value are read with it."""
+        """
+        Return the first config key of *names* that the file has. Other keys of *names* with the same value are read
+        with it.
+        """
         for name in names:
             if self.has(name):
                 self._read.update(other for other in names if self._config.get(other) == self._config[name])
@@ -187,12 +196,12 @@ class Keys:
         raise self.refuse(names[0], "this key is missing, and the size of the model depends on it")
 
     def maybe(self, *names: str, least: int = 0) -> int | None:
-        """The whole number of the first config key of *names*, as `count`, or None."""
+        """Return the whole number of the first config key of *names*, as `count`, or None."""
         found = self._first(names)
         return None if found is None else self._whole(*found, least, LARGEST)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        """The boolean of a config *key*; 0 and 1 are accepted too."""
+        """Return the boolean of a config *key*; 0 and 1 are accepted too."""
         value = self.raw(key)
         if value is None:
             return default
@@ -201,7 +210,7 @@ class Keys:
         raise self.refuse(key, f"must be true or false; found {shown(value)}")
 
     def word(self, key: str, default: str | None = None) -> str | None:
-        """The text of a config *key*, or *default*."""
+        """Return the text of a config *key*, or *default*."""
         value = self.raw(key)
         if value is None:
             return default
@@ -210,7 +219,7 @@ class Keys:
         return value
 
     def sequence(self, key: str) -> Sequence[Any] | None:
-        """The list of a config *key*, or None."""
+        """Return the list of a config *key*, or None."""
         value = self.raw(key)
         if value is None:
             return None
@@ -222,7 +231,7 @@ class Keys:
 
     def per_layer(self, key: str, layers: int, extra: int = 0) -> Sequence[Any] | None:
         """
-        The list of a config *key*, one item for each layer, or None; items of *extra* draft layers at its end
+        Return the list of a config *key*, one item for each layer, or None; items of *extra* draft layers at its end
         are removed.
         """
         value = self.sequence(key)
@@ -231,12 +240,12 @@ class Keys:
         raise self.refuse(key, f"the list has {len(value)} items for {layers} layers")
 
     def numbers(self, key: str, layers: int | None = None) -> list[int] | None:
-        """The list of whole numbers of a config *key*, or None."""
+        """Return the list of whole numbers of a config *key*, or None."""
         value = self.sequence(key) if layers is None else self.per_layer(key, layers)
         return None if value is None else [self._whole(key, item, 0, LARGEST) for item in value]
 
     def table(self, key: str) -> "Keys | None":
-        """The nested table of a config *key*, whose keys are read in the same way; None if it is missing."""
+        """Return the nested table of a config *key*, whose keys are read in the same way; None if it is missing."""
         value = self.raw(key)
         if value is None:
             return None

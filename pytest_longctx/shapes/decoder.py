@@ -30,7 +30,7 @@ VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
 def layer_count(k: Keys) -> int:
-    """Number of decoder layers; it must be in the file."""
+    """Return the number of decoder layers; it must be in the file."""
     return k.stated(*LAYERS, most=MOST_LAYERS)
 
 

@@ -22,7 +22,7 @@ WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size")
 
 def routed(k: Keys) -> tuple[int, int]:
     """
-    Number of experts in a mixture, and of experts per token; all names of the key are read, so that none is
+    Return the number of experts in a mixture, and of experts per token; all names of the key are read, so that none is
     unknown.
     """
     found = [v for name in USED if k.has(name) for v in [k.raw(name)]]

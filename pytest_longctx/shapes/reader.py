@@ -181,7 +181,7 @@ def _unknown(name: str) -> MisreadError:
 
 
 def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
-    """The part of the config read that holds the table of quantisation: text part, whole, or the file beside it."""
+    """Return the part of the config read that holds the table of quantisation: text part, whole, or the file beside it."""
     for holder in (keys, outer):
         if holder.raw("quantization_config") or holder.raw("compression_config"):
             return holder
@@ -189,7 +189,7 @@ def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Key
 
 
 def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], str]:
-    """The text part of the config to read, and its model type."""
+    """Return the text part of the config to read, and its model type."""
     name = outer.word("model_type")
     if name is None:
         raise MisreadError("model_type", _beside(config))

@@ -136,7 +136,7 @@ def _bitsandbytes(q: Keys) -> Scheme:
 
 
 def _weights(q: Keys, group: Keys) -> Coding | None:
-    """The coding of one group in the scheme of compressed-tensors; None if its weights are not quantised."""
+    """Return the coding of one group in the scheme of compressed-tensors; None if its weights are not quantised."""
     weights = group.table("weights")
     if weights is None:
         return None

@@ -39,12 +39,12 @@ DRAFT = (
 
 
 def draft_layers(k: Keys) -> int:
-    """Number of layers of multi-token prediction after the model's own layers."""
+    """Return the number of layers of multi-token prediction after the model's own layers."""
     return max((k.maybe(name) or 0 for name in DRAFT), default=0)
 
 
 def window(k: Keys) -> int:
-    """The span of sliding attention in tokens; 0 if there is no window."""
+    """Return the span of sliding attention in tokens; 0 if there is no window."""
     value = k.raw("sliding_window")
     if value is None or value is False:
         return 0
@@ -54,7 +54,7 @@ def window(k: Keys) -> int:
 
 
 def named(k: Keys, layers: int) -> list[str] | None:
-    """The kinds of attention span that ``layer_types`` names; None if there is no such key."""
+    """Return the kinds of attention span that ``layer_types`` names; None if there is no such key."""
     if not k.has("layer_types"):
         return None
     found = k.per_layer("layer_types", layers, extra=draft_layers(k))
@@ -161,7 +161,7 @@ def llama4(k: Keys, layers: int) -> list[Spanned]:
 
 
 def positions(k: Keys) -> int:
-    """Maximum number of positions for attention, under the key's various names; 0 if the model has no limit."""
+    """Return the maximum number of positions for attention, under the key's various names; 0 if the model has no limit."""
     names = (
         "max_position_embeddings",
         "model_max_length",

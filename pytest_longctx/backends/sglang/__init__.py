@@ -66,7 +66,7 @@ _UNSEEN = frozenset({"hy_v4", "mistral4"})
 
 
 def _window_pool(shape: Shape) -> bool:
-    """Whether SGLang gives layers with a window their own KV pool."""
+    """Return whether SGLang gives layers with a window their own KV pool."""
     return shape.whole is None or shape.architecture in (_LLAMA_4, *_WINDOW_POOLS)
 
 
@@ -219,12 +219,15 @@ def _irregular(shape: Shape, whole: ModelShape) -> str:
 
 
 def _is_0_5_6(deployment: Deployment) -> bool:
-    """Whether the SGLang version is a 0.5.6, whose boots on eight devices were measured."""
+    """Return whether the SGLang version is a 0.5.6, whose boots on eight devices were measured."""
     return deployment.version is not None and in_range("0.5.6.post2", deployment.version)
 
 
 def _read(deployment: Deployment) -> bool:
-    """Whether the default of ``--mem-fraction-static`` in this SGLang version is known. No version means the newest."""
+    """
+    Return whether the default of ``--mem-fraction-static`` in this SGLang version is known. No version means the
+    newest.
+    """
     return deployment.version is None or any(overlap(deployment.version, each) for each in READ)
 
 
@@ -292,5 +295,8 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
 
 
 def _shares(whole: ModelShape) -> bool:
-    """Whether some layers have no entry in SGLang's KV cache. In a model with states, these are feed-forward layers."""
+    """
+    Return whether some layers have no entry in SGLang's KV cache. In a model with states, these are feed-forward
+    layers.
+    """
     return not whole.states and any(not layer.caches for layer in whole.stack)

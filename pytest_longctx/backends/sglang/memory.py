@@ -100,12 +100,15 @@ class Boot:
         return tuple((Attention(heads, width, width, window=w), n) for n, w in kinds if n)
 
     def _kept(self, cache: Attention | Latent) -> float:
-        """Ratio of tokens: this layer's KV pool to the pool of a full-attention layer (``pool_configurator.py``)."""
+        """
+        Return the ratio of tokens: this layer's KV pool to the pool of a full-attention layer
+        (``pool_configurator.py``).
+        """
         full = any(not other.window for other, _ in self._caches)
         return self.swa_ratio if self.hybrid_pool and cache.window and full else 1.0
 
     def _size(self, cache: Attention | Latent) -> float:
-        """Bytes of one token in one layer's KV cache, on one device."""
+        """Return the bytes of one token in one layer's KV cache, on one device."""
         if isinstance(cache, Attention):
             return cache.token_bytes(self.value_bytes, self.tensor_parallel)
         latent = self.latent_bytes or (cache.rank + cache.rope_dim) * self.value_bytes

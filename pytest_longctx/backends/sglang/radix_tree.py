@@ -23,7 +23,7 @@ SLICES = 2
 
 def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> float:
     """
-    Time for which SGLang's host walks its radix tree during one prefill, while the GPU is idle.
+    Return the time for which SGLang's host walks its radix tree during one prefill, while the GPU is idle.
 
     After each chunk, SGLang inserts the prompt and matches it again from the root. At each node it copies the remaining
     ids (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``): 16 N^3 / (6 c^2) bytes if a node is a chunk. If layers
@@ -62,7 +62,7 @@ def tree_insert_s(tokens: int, chunk_tokens: int) -> float:
 
 
 def host_s(tokens: int, chunk_tokens: int, version: str | None, window: int | None = None) -> float:
-    """Time that the prefix cache of SGLang *version* adds to a prefill, at most. No version means the newest."""
+    """Return the time that the prefix cache of SGLang *version* adds to a prefill, at most. No version means the newest."""
     if version is not None and overlap(version, WALKS):
         return radix_walk_s(tokens, chunk_tokens, window)
     return tree_insert_s(tokens, chunk_tokens)

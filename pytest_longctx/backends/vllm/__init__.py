@@ -122,7 +122,7 @@ class Vllm(Backend):
 
 def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
     """
-    Whether layers with a window keep only their window (hybrid KV-cache manager).
+    Return whether layers with a window keep only their window (hybrid KV-cache manager).
 
     In *old* versions, chunked attention turns the manager off by default; no other kind of layer does.
     """

@@ -22,7 +22,7 @@ class ValueSize:
     """Bytes of the whole vector if its layout is fixed."""
 
     def of(self, values: int) -> int:
-        """Bytes of a cached vector of *values* numbers in this dtype."""
+        """Return the bytes of a cached vector of *values* numbers in this dtype."""
         return (
             self.packed_bytes if self.packed_bytes is not None else ceil(values * self.value_bytes) + self.scale_bytes
         )
@@ -57,13 +57,16 @@ _FP8 = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc")
 
 
 def of_keys(dtype: str, model_bytes: int) -> ValueSize | None:
-    """Bytes of keys and values for ``--kv-cache-dtype`` *dtype* and a model of *model_bytes* per value; None if unknown."""
+    """
+    Return the bytes of keys and values for ``--kv-cache-dtype`` *dtype* and a model of *model_bytes* per value; None if
+    unknown.
+    """
     return PLAIN[model_bytes] if dtype == "auto" else PLAIN[1] if dtype in _FP8 else _KEYS.get(dtype)
 
 
 def of_latents(dtype: str, model_bytes: int, *, packs_fp8: bool) -> ValueSize | None:
     """
-    Bytes of MLA latents for ``--kv-cache-dtype`` *dtype*; None if unknown.
+    Return the bytes of MLA latents for ``--kv-cache-dtype`` *dtype*; None if unknown.
 
     *packs_fp8*: whether FP8 means ``fp8_ds_mla``, which the sparse kernels of Hopper need.
     """

@@ -113,7 +113,7 @@ class Trial:
         return self.before(LEAN_SAMPLER) and not (self.flashinfer and self.before(FLASHINFER_SAMPLES))
 
     def before(self, version: str) -> bool:
-        """Whether the engine of the profiling run may be older than *version*. No version means the newest."""
+        """Return whether the engine of the profiling run may be older than *version*. No version means the newest."""
         return self.version is not None and overlap(self.version, f"<{version}")
 
 
@@ -130,7 +130,7 @@ class Range:
 
 
 def other_bytes(shape: Shape, trial: Trial) -> Range:
-    """Bytes outside weights and KV cache on one device, which vLLM subtracts from the pool."""
+    """Return the bytes outside weights and KV cache on one device, which vLLM subtracts from the pool."""
     parts = (
         activation_bytes(shape, trial),
         not_torch_bytes(trial),
@@ -141,7 +141,7 @@ def other_bytes(shape: Shape, trial: Trial) -> Range:
 
 
 def activation_bytes(shape: Shape, trial: Trial) -> Range:
-    """Peak of PyTorch's memory in the profiling run, without the weights."""
+    """Return the peak of PyTorch's memory in the profiling run, without the weights."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     experts = _expert_buffers(shape.model, trial)
     peaks = [_peak(shape, trial, each, experts) for each in _logit_bytes(trial)]
@@ -169,7 +169,7 @@ TOWER_SLACK_TOKENS = 8192
 
 
 def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
-    """Peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's."""
+    """Return the peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
@@ -188,7 +188,7 @@ Most cached tokens whose latents vLLM's MLA expands to keys and values at once (
 
 def _latent_attention(shape: Shape, trial: Trial) -> float:
     """
-    Bytes of the widest layer with latent attention in vLLM's profiling run; 0 if there is none.
+    Return the bytes of the widest layer with latent attention in vLLM's profiling run; 0 if there is none.
 
     It allocates the keys and values of `PREFILL_ROWS` cached tokens, the queries, and three copies of the hidden values
     (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
@@ -210,7 +210,7 @@ def _latent_attention(shape: Shape, trial: Trial) -> float:
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
     """
-    Bytes per logit in the sampler's profiling run for each possible model runner.
+    Return the bytes per logit in the sampler's profiling run for each possible model runner.
 
     The usual runner, which takes fewer bytes, comes first.
     """
@@ -234,7 +234,7 @@ def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
 
 def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
     """
-    Bytes of the two buffers of fused experts, which stay allocated after vLLM's profiling run.
+    Return the bytes of the two buffers of fused experts, which stay allocated after vLLM's profiling run.
 
     For every chosen expert of every token, one buffer has the larger of the product and the output, the other the larger
     of both projections together and the output (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
@@ -248,13 +248,13 @@ def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
 
 
 def _matrices(model: ModelShape | None) -> frozenset[Tensor]:
-    """The different weight matrices in the layers of *model*."""
+    """Return the different weight matrices in the layers of *model*."""
     stack = model.stack if model is not None else ()
     return frozenset(tensor for layer in stack for tensor in layer.tensors if tensor.columns)
 
 
 def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float]:
-    """The least and the most bytes of padding that vLLM adds to MXFP4 experts of one device."""
+    """Return the least and the most bytes of padding that vLLM adds to MXFP4 experts of one device."""
     if model.scheme.name != "mxfp4":
         return 0.0, 0.0
     least = most = 0.0
@@ -277,7 +277,7 @@ def _up(number: float, multiple: int) -> int:
 
 
 def latent_copies_bytes(model: ModelShape, tensor_parallel: int) -> float:
-    """Bytes of the two parts of ``kv_b_proj`` that vLLM's MLA also keeps in BF16 on one device."""
+    """Return the bytes of the two parts of ``kv_b_proj`` that vLLM's MLA also keeps in BF16 on one device."""
     values = sum(
         count * cache.heads * (cache.key_dim - cache.rope_dim + cache.value_dim) * cache.rank
         for cache, count in model.attentions
@@ -288,7 +288,7 @@ def latent_copies_bytes(model: ModelShape, tensor_parallel: int) -> float:
 
 def not_torch_bytes(trial: Trial) -> Range:
     """
-    Growth of memory outside PyTorch on one device: libraries, communication.
+    Return the growth of memory outside PyTorch on one device: libraries, communication.
 
     Versions before 0.11, whose sources were not read, may use up to `UNREAD_BYTES` more.
 
@@ -309,8 +309,8 @@ def not_torch_bytes(trial: Trial) -> Range:
 
 def penalty_bytes(shape: Shape, trial: Trial) -> Range:
     """
-    Bytes of the second runner's token counts: for each request, an integer and a bit per word of the vocabulary
-    (``v1/worker/gpu/sample/penalties.py``).
+    Return the bytes of the second runner's token counts: for each request, an integer and a bit per word of the
+    vocabulary (``v1/worker/gpu/sample/penalties.py``).
     """
     if trial.second_runner is False or trial.before(BUFFERS_COUNTED):
         return Range(0, 0, 0)
@@ -341,7 +341,8 @@ def graph_bytes(shape: Shape, trial: Trial) -> Range:
 
 def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) -> int:
     """
-    Number of CUDA graph sizes that vLLM captures up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16 above.
+    Return the number of CUDA graph sizes that vLLM captures up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16
+    above.
 
     >>> graph_sizes(1024, 8192), graph_sizes(8, 8192), graph_sizes(1024, 8192, 1024)
     (51, 5, 83)
@@ -352,7 +353,7 @@ def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) 
 
 def offloaded_bytes(flags: Mapping[str, FlagValue], weights: float) -> float:
     """
-    Bytes of weights that ``--cpu-offload-gb`` moves off each device. The flag counts GiB
+    Return the bytes of weights that ``--cpu-offload-gb`` moves off each device. The flag counts GiB
     (``model_executor/offloader``).
     """
     value = flags.get("cpu-offload-gb", 0)

@@ -77,7 +77,7 @@ def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft |
 
 
 def draft_tokens(flags: Mapping[str, FlagValue]) -> int:
-    """Number of tokens that vLLM drafts at once; 0 without speculative decoding."""
+    """Return the number of tokens that vLLM drafts at once; 0 without speculative decoding."""
     told = config(flags)
     return _count(told) if told else 0
 

@@ -93,7 +93,7 @@ def _takes(one: Deployment, version: str | None) -> bool:
 
 
 def verdict(checks: Iterable[Check], usable: Iterable[Judgeable]) -> bool:
-    """Whether anything can be judged: nothing is wrong, and an engine with a suitable deployment is installed."""
+    """Return whether anything can be judged: nothing is wrong, and an engine with a suitable deployment is installed."""
     return all(check.word != "wrong" for check in checks) and any(one.deployments for one in usable)
 
 

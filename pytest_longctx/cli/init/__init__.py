@@ -151,7 +151,7 @@ def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[
 
 def first_finding(one: Deployment, prompt_tokens: str | None = None) -> Finding:
     """
-    The first finding: a prompt is served on the deployment *one*, several times, after one to warm up.
+    Return the first finding: a prompt is served on the deployment *one*, several times, after one to warm up.
 
     Raises `UsageError` if *prompt_tokens* is no length, or more than the deployment serves.
     """
@@ -210,7 +210,7 @@ longctx_deployment = {one.name}
 
 
 def _has_settings(folder: Path) -> bool:
-    """Whether pytest already finds settings in *folder*. Raises `TableError` for a wrong ``pyproject.toml``."""
+    """Return whether pytest already finds settings in *folder*. Raises `TableError` for a wrong ``pyproject.toml``."""
     if any((folder / name).exists() for name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml")):
         return True
     settings = folder / "pyproject.toml"

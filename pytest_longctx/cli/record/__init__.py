@@ -97,7 +97,7 @@ def _share(text: str | None) -> float | None:
 
 
 def _own_data(results: Results) -> tuple[Path, ...]:
-    """The run's own data folders that still exist."""
+    """Return the run's own data folders that still exist."""
     words = [word.removeprefix(_DATA) for word in results.header.get("options") or () if word.startswith(_DATA)]
     return tuple(Path(folder) for word in words for folder in word.split(",") if Path(folder).is_dir())
 

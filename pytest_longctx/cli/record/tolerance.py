@@ -135,7 +135,10 @@ def _factors(runs: int) -> tuple[float, float]:
 
 
 def _visible(share: float, spread: float | None, runs: int, *, rate: bool) -> float | None:
-    """The slowdown that passes a tolerance of *share* though chance makes the median better; None for an unknown spread."""
+    """
+    Return the slowdown that passes a tolerance of *share* though chance makes the median better; None for an unknown
+    spread.
+    """
     if spread is None:
         return None
     chance = _factors(runs)[1] * spread

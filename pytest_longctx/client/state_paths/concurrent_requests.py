@@ -22,7 +22,7 @@ _POLL_S: Final = 0.005
 
 
 def answered_at_once(exchanges: Sequence[Exchange]) -> int:
-    """Most answers of a path in progress at one time, each from its first token to its last."""
+    """Return the most answers of a path in progress at one time, each from its first token to its last."""
     spans = [(each.arrivals_s[0], each.arrivals_s[-1]) for each in exchanges if each.arrivals_s]
     return max((sum(first <= begin <= last for first, last in spans) for begin, _ in spans), default=0)
 

@@ -122,7 +122,7 @@ class Material:
         return tuple(sorted({*self.nouns, *self.adjectives, *self._list("verb")}))
 
     def questions(self, name: str) -> Questions:
-        """The questions of ``squad`` or ``hotpotqa``."""
+        """Return the questions of ``squad`` or ``hotpotqa``."""
         return self._squad if name == "squad" else self._hotpotqa
 
     @cached_property
@@ -190,7 +190,7 @@ def _assigned(tree: ast.Module, name: str) -> Iterator[ast.expr]:
 
 
 def material() -> Material:
-    """The fetched and checked material. Raises `PromptError` with the command that fetches it."""
+    """Return the fetched and checked material. Raises `PromptError` with the command that fetches it."""
     for each in WHEELS:
         _check(each)
     return _read(RULER.path, WORDS.path)

@@ -153,7 +153,7 @@ def _minimax_m3(k: Keys) -> Body:
 
 
 def _m3_attended(k: Keys, table: Keys | None) -> int:
-    """Maximum number of tokens that a sparse layer of MiniMax-M3 attends to."""
+    """Return the maximum number of tokens that a sparse layer of MiniMax-M3 attends to."""
     if table is None:
         size, top, local = (
             k.count("index_block_size"),
@@ -227,7 +227,7 @@ def _nas_block(k: Keys, hidden: int, heads: int, dim: int) -> Layer:
 
 
 def _nas_width(k: Keys, hidden: int) -> int:
-    """Width of a Nemotron block's feed-forward: ffn_mult x hidden size x 2/3, rounded up to a multiple of 256."""
+    """Return the width of a Nemotron block's feed-forward: ffn_mult x hidden size x 2/3, rounded up to a multiple of 256."""
     factor = k.raw("ffn_mult")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1000:
         raise k.refuse("ffn_mult", f"must be a factor; found {shown(factor)}")

@@ -36,7 +36,7 @@ def recurrent_kinds(
 
 
 def ssm_dtype(k: Keys) -> str | None:
-    """The dtype of a hybrid's recurrent (SSM) state in the config; None if it has none."""
+    """Return the dtype of a hybrid's recurrent (SSM) state in the config; None if it has none."""
     return k.word("mamba_ssm_cache_dtype") or k.word("mamba_ssm_dtype")
 
 
@@ -106,7 +106,7 @@ def _olmo_hybrid(k: Keys) -> Body:
 
 
 def mamba2_sizes(k: Keys, hidden: int, prefix: str = "mamba_") -> Mamba2:
-    """Sizes of the recurrent Mamba-2 layers of hybrids, from the keys of Bamba, Falcon-H1 and Granite."""
+    """Return the sizes of the recurrent Mamba-2 layers of hybrids, from the keys of Bamba, Falcon-H1 and Granite."""
     expand = k.count(f"{prefix}expand", default=2)
     heads = k.stated(f"{prefix}n_heads")
     inner = k.maybe(f"{prefix}d_ssm", least=1) or expand * hidden

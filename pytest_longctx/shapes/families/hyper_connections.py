@@ -90,7 +90,10 @@ def _glm5_next_net(k: Keys, hidden: int) -> DeltaNet:
 
 
 def _pooled_indexer(k: Keys, hidden: int, query_rank: int) -> tuple[tuple[Tensor, ...], dict[str, int], State]:
-    """The indexer of GLM-5.3: its weights, its part of the cache, and the state with the keys of an incomplete pool."""
+    """
+    Return the indexer of GLM-5.3: its weights, its part of the cache, and the state with the keys of an incomplete
+    pool.
+    """
     heads, dim, pool = k.count("index_n_heads"), k.count("index_head_dim"), k.count("index_kpool", least=2)
     pooling = (
         Tensor("self_attn.indexer.index_kpool_compress_ape", pool * dim),
@@ -102,7 +105,7 @@ def _pooled_indexer(k: Keys, hidden: int, query_rank: int) -> tuple[tuple[Tensor
 
 
 def _connection(hidden: int, streams: int, rows: int, scales: int) -> tuple[Tensor, ...]:
-    """The two hyper-connections of a layer: before and after attention, and around the feed-forward layer."""
+    """Return the two hyper-connections of a layer: before and after attention, and around the feed-forward layer."""
     return (Tensor("hc.fn", rows, streams * hidden), Tensor("hc.base", rows + scales)) * 2
 
 
@@ -173,7 +176,10 @@ def _qwen4(k: Keys) -> Body:
 
 
 def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ...], tuple[Cache, ...]]:
-    """The indexer of Qwen4's attention, and the layer's caches: means of several keys, and keys that are not averaged yet."""
+    """
+    Return the indexer of Qwen4's attention, and the layer's caches: means of several keys, and keys that are not
+    averaged yet.
+    """
     heads = k.maybe("indexer_n_heads", least=1)
     if heads is None:
         return (), (cached(sizes),)
@@ -194,7 +200,10 @@ def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ..
 def _ngrams(
     k: Keys, b: Basics, attends: list[bool], wide: int
 ) -> dict[int, tuple[tuple[Tensor, ...], tuple[State, ...]]]:
-    """The layers of Qwen4 that look n-grams up: the table, the weights that mix its rows in, and the state of a convolution."""
+    """
+    Return the layers of Qwen4 that look n-grams up: the table, the weights that mix its rows in, and the state of a
+    convolution.
+    """
     chosen = sorted(set(k.numbers("ple_layer_ids") or ()))  # counted from 1
     width, size = k.maybe("ple_embed_dim", least=1) or b.hidden, k.count("ngram_size", default=3, least=2)
     each, kernel = k.count("heads_per_ngram", default=8), k.count("ple_conv_kernel_size", default=4)

@@ -53,7 +53,7 @@ def _pattern(k: Keys) -> list[str]:
 
 
 def nemotron_mamba(k: Keys, hidden: int) -> Mamba2:
-    """Sizes of the Mamba-2 layers in Nemotron-H's pattern."""
+    """Return the sizes of the Mamba-2 layers in Nemotron-H's pattern."""
     for name in ("expand", "mamba_expand", "chunk_size", "mamba_chunk_size"):
         k.raw(name)  # the heads say it
     return Mamba2(

@@ -35,7 +35,7 @@ _TEXT_ALWAYS: Mapping[str, bool] = MappingProxyType(
 
 
 def settled(kind: str, text: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of a *text* model of type *kind*, with the key as its class takes it."""
+    """Return the config of a *text* model of type *kind*, with the key as its class takes it."""
     return {**text, KEY: _TEXT_ALWAYS[kind]} if kind in _TEXT_ALWAYS else text
 
 
