@@ -232,7 +232,7 @@ Made by `benchmarks/planner.py`. Boots: vLLM 0.19.0 on H100 80 GB, published in 
 `{commit}`), {count} runs; a percentage under *theirs* is the error of what its own table predicts there. The 0.34 % that it
 publishes is a mean of signed errors (its report: +0.34 %, mean absolute 6.62 %, 52 runs); both means are below.
 
-The terms of `backends/vllm/outside.py` are counted from vLLM's sources and were checked on these very boots, so this is no blind
+The terms of `backends/vllm/overhead.py` are counted from vLLM's sources and were checked on these very boots, so this is no blind
 test of them. A pipeline's log gives the memory of its first stage, the prediction that of its last, which has the fewest blocks.
 
 | | boots | mean error | mean absolute error | median absolute | worst |

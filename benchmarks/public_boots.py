@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 from pytest_longctx.deployments.command import Start
-from pytest_longctx.plan.asked import Given, of_start
 from pytest_longctx.plan.boots import Boot, foresee
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Given, of_start
 from pytest_longctx.units import GiB
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ def one(task: str, where: str, tokens: int) -> None:
 
     from pytest_longctx.prompts import tokenizer
     from pytest_longctx.prompts.ruler.build import build
-    from pytest_longctx.prompts.ruler.material import material
+    from pytest_longctx.prompts.ruler.published_data import material
 
     vocabulary, found = tokenizer.load(where), material()
     began_s, used_s = time.perf_counter(), time.process_time()

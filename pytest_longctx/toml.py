@@ -186,7 +186,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def in_range(version: str, wanted: str) -> bool:
     """
-    Whether *version* is in the PEP 440 range *wanted*. A local part is ignored. An invalid version is in no range.
+    Return whether *version* is in the PEP 440 range *wanted*. A local part is ignored. An invalid version is in no
+    range.
 
     >>> in_range("0.12.0+cu130", "==0.12.*"), in_range("0.5.6.post2", ">=0.5.6,<0.6")
     (True, True)
@@ -199,7 +200,7 @@ def in_range(version: str, wanted: str) -> bool:
 
 def overlap(one: str | None, other: str | None) -> bool:
     """
-    Whether a version named by either PEP 440 range is in both. A missing range overlaps with everything.
+    Return whether a version named by either PEP 440 range is in both. A missing range overlaps with everything.
 
     >>> overlap(">=0.12,<0.14", "==0.12.*"), overlap(">=0.12,<0.14", ">=0.25")
     (True, False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx import shapes
-from pytest_longctx.shapes.keys import HARMLESS, SMELL
+from pytest_longctx.shapes.config_keys import HARMLESS, SMELL
 
 FILE = Path(shapes.__file__).parent / "defaults.toml"
 FOUND = {("glm4_moe_lite", "first_k_dense_replace"): 1, ("axk1", "first_k_dense_replace"): 1}

@@ -218,15 +218,18 @@ class Backend:
         return None
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
-        """Whether `predict` knows what the engine does if the checkpoint names a dtype for the KV cache."""
+        """Return whether `predict` knows what the engine does if the checkpoint names a dtype for the KV cache."""
         return False
 
     def receives_kv(self, deployment: Deployment) -> bool:
-        """Whether the server of *deployment* is a decode role. Its count of cached tokens includes transferred ones."""
+        """
+        Return whether the server of *deployment* is a decode role. Its count of cached tokens includes transferred
+        ones.
+        """
         return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
-        """Number of devices that share each layer of *deployment*."""
+        """Return the number of devices that share each layer of *deployment*."""
         return 1
 
     def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
@@ -251,8 +254,8 @@ class Backend:
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """
-        Seconds for which the devices wait for the host during one prefill, if this time is known to grow with the
-        prompt. If not, 0.
+        Return the seconds for which the devices wait for the host during one prefill, if this time is known to grow
+        with the prompt. If not, 0.
         """
         return 0.0
 

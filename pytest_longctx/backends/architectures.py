@@ -45,7 +45,7 @@ class Model(NamedTuple):
 @cache
 def classes() -> tuple[str, Mapping[str, Form]]:
     """
-    The recorded version of Transformers, and the form of each of its classes that generates text.
+    Return the recorded version of Transformers, and the form of each of its classes that generates text.
 
     A class that is missing or not compatible in it is so in earlier versions too, because later versions only
     added classes.
@@ -80,7 +80,7 @@ _RENAMED: Mapping[str, str] = {
 
 
 def has_class(row: EngineVersion, names: tuple[str, ...]) -> bool:
-    """Whether the version *row* has a class of its own for one of the architectures *names*."""
+    """Return whether the version *row* has a class of its own for one of the architectures *names*."""
     if row.engine == "sglang":
         return any({name, _RENAMED.get(name, name)} & row.architectures for name in names)
     return any(base in row.architectures for name in names for base in (name, *_bases(name)))
@@ -105,7 +105,7 @@ def lacking(row: EngineVersion, model: Model, flags: Mapping[str, Any], env: Map
 
 
 def _within(row: EngineVersion) -> bool:
-    """Whether no version of Transformers that *row* requires is later than the recorded one."""
+    """Return whether no version of Transformers that *row* requires is later than the recorded one."""
     recorded = Version(classes()[0])
     bounds = [each for each in SpecifierSet(row.transformers) if each.operator in ("<", "<=", "==")]
     return any(Version(each.version) <= recorded for each in bounds)
@@ -157,5 +157,5 @@ def _no_other(form: Form | None) -> str:
 
 
 def _generates(name: str) -> bool:
-    """Whether a class is of the kind that is recorded of Transformers."""
+    """Return whether a class is of the kind that is recorded of Transformers."""
     return name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel"))

@@ -94,8 +94,8 @@ def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str, *, yarn_included: bool) -> int:
     """
-    Context length of vLLM: positions times their scaling factor. For YaRN, older versions multiply the original
-    positions.
+    Return the context length of vLLM: positions times their scaling factor. For YaRN, older versions multiply the
+    original positions.
     """
     longest = float(positions)
     for table in tables(text):
@@ -111,8 +111,8 @@ def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str, *,
 
 def _scaled_by_sglang(positions: int, text: Mapping[str, Any]) -> int:
     """
-    Context length of SGLang: positions times the factor. The factor is ignored if the table names original positions,
-    or has the type ``llama3`` or ``default``.
+    Return the context length of SGLang: positions times the factor. The factor is ignored if the table names original
+    positions, or has the type ``llama3`` or ``default``.
     """
     for table in tables(text):
         if "original_max_position_embeddings" in table or kind(table) in ("llama3", "default"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_longctx import toml
 from pytest_longctx.backends import Backend
-from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments import models, roofline
 from pytest_longctx.deployments.cpu_speed import fastest_by_flags
 from pytest_longctx.deployments.deployment import FASTEST, Deployment
 from pytest_longctx.deployments.hardware import ANY_GPU, Hardware, Machine
@@ -88,11 +88,11 @@ def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
     shape = models.shape_of(one.model)
     if shape is None:
         return {}
-    tflops = capacity.PEAK_TFLOPS.get(gpus.kind, {}).get(2) or min(
-        each[2] for each in capacity.PEAK_TFLOPS.values() if 2 in each
+    tflops = roofline.PEAK_TFLOPS.get(gpus.kind, {}).get(2) or min(
+        each[2] for each in roofline.PEAK_TFLOPS.values() if 2 in each
     )
-    rate = tflops * 1e12 * gpus.count * capacity.USUAL_UTILISATION
-    products, local, full = capacity.prefill_terms(shape)
+    rate = tflops * 1e12 * gpus.count * roofline.USUAL_UTILISATION
+    products, local, full = roofline.prefill_terms(shape)
     return {"expected_s_per_token": (products + local) / rate, "expected_s_per_token_squared": full / rate}
 
 
@@ -104,7 +104,7 @@ def _expected(one: Deployment, dtype: str, here: Machine) -> dict[str, Any]:
     boot = {"expected_boot_s": speed.boot_s}
     if shape is None:
         return boot
-    products, local, full = capacity.prefill_terms(shape)
+    products, local, full = roofline.prefill_terms(shape)
     return {
         **boot,
         "expected_s_per_token": speed.prefill_s(products, local, dtype, shape.head_dim),

@@ -284,7 +284,7 @@ _TABLES = frozenset({"speculative-config", "kv-transfer-config", "hf-overrides",
 
 
 def _open(choices: Sequence[Any]) -> bool:
-    """Whether only the running engine knows some choices of a flag."""
+    """Return whether only the running engine knows some choices of a flag."""
     return any(str(each).startswith(("*", "=")) for each in choices)
 
 

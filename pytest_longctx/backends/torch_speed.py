@@ -20,7 +20,7 @@ _LOOPS = 10_000
 
 
 def fastest_s(work: Callable[[], object]) -> float:
-    """Shortest time in seconds of several runs of *work*, after one warm-up run."""
+    """Return the shortest time in seconds of several runs of *work*, after one warm-up run."""
     work()
     least_s, end_s = float("inf"), time.perf_counter() + _FOR_S
     while True:

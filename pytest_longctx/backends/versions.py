@@ -95,7 +95,7 @@ class EngineVersion:
         return self.command_line["flags"][names.pop()] if len(names) == 1 else None
 
     def takes(self, word: str) -> Taken:
-        """Whether this version's parser takes *word* for one of its flags."""
+        """Return whether this version's parser takes *word* for one of its flags."""
         names = self._named(word)
         return "known" if len(names) == 1 else "ambiguous" if names else "unknown"
 

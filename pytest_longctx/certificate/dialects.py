@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_longctx.client.answers import count_of
+from pytest_longctx.client.json_values import count_of
 
 Turn = tuple[str, str]
 """Role and content of one message."""

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from pytest_longctx.certificate.budget import OverBudget
+from pytest_longctx.certificate.calibration import Ruler
 from pytest_longctx.certificate.dialects import Dialect, Turn, known
 from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result
-from pytest_longctx.certificate.ruler import Ruler
 from pytest_longctx.certificate.texts import COUNTING, Quest
 from pytest_longctx.certificate.wire import Wire
-from pytest_longctx.client.answers import count_of, json_of
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
 
@@ -124,11 +124,11 @@ class Examination:
         return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 
     def is_broken(self, check: str) -> bool:
-        """Whether this examination has judged *check* as broken."""
+        """Return whether this examination has judged *check* as broken."""
         return any(each.check == check and each.word == "broken" for each in self.results)
 
     def affords(self, tokens: int) -> bool:
-        """Whether the examination's budget allows *tokens* more."""
+        """Return whether the examination's budget allows *tokens* more."""
         return self.wire.budget.left() >= tokens * 1.02 + 512
 
 

@@ -38,7 +38,7 @@ def lines(certificate: Certificate) -> Iterator[str]:
 
 
 def summary(certificate: Certificate) -> str:
-    """The summary of a certificate: the number of checks with each verdict."""
+    """Return the summary of a certificate: the number of checks with each verdict."""
     return ", ".join(f"{certificate.count(word)} {word}" for word in WORDS if certificate.count(word))
 
 

@@ -8,14 +8,21 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from pytest_longctx.certificate import answering, counting, length, refusals, timing, truncation
+from pytest_longctx.certificate import (
+    answer_checks,
+    count_checks,
+    error_checks,
+    length_checks,
+    time_checks,
+    truncation_checks,
+)
 from pytest_longctx.certificate.budget import Budget, OverBudget, Prices
+from pytest_longctx.certificate.calibration import Ruler, by_asking, calibrate, uncounted
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.certificate.examination import Examination, Unaskable, find_dialects, list_models
 from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, checks, explained, unmeasured
-from pytest_longctx.certificate.ruler import Ruler, by_asking, calibrate, uncounted
-from pytest_longctx.certificate.truncation import REASONING_TOKENS
+from pytest_longctx.certificate.truncation_checks import REASONING_TOKENS
 from pytest_longctx.certificate.wire import Limited, Wire, other_host
 from pytest_longctx.client.server import KEY_VARIABLE
 from pytest_longctx.errors import UsageError
@@ -27,17 +34,17 @@ from pytest_longctx.redaction import checked_key, cleaned, remember, shown
 Group = Callable[[Examination], Iterator[Result]]
 
 _GROUPS: tuple[tuple[str, tuple[str, ...], Group], ...] = (
-    ("recall", ("truncation-recall",), truncation.recall),
-    ("answers", ("answer",), answering.judge),
-    ("counting", ("count",), counting.judge),
-    ("length", ("length",), length.judge),
-    ("truncation", ("truncation",), truncation.judge),
-    ("errors", ("error",), refusals.judge),
-    ("influence", ("truncation-influence",), truncation.influence),
-    ("time", ("time",), timing.judge),
-    ("counts of the run", ("count",), counting.judge_whole),
-    ("errors of the run", ("error",), refusals.judge_whole),
-    ("times of the run", ("time",), timing.judge_whole),
+    ("recall", ("truncation-recall",), truncation_checks.recall),
+    ("answers", ("answer",), answer_checks.judge),
+    ("counting", ("count",), count_checks.judge),
+    ("length", ("length",), length_checks.judge),
+    ("truncation", ("truncation",), truncation_checks.judge),
+    ("errors", ("error",), error_checks.judge),
+    ("influence", ("truncation-influence",), truncation_checks.influence),
+    ("time", ("time",), time_checks.judge),
+    ("counts of the run", ("count",), count_checks.judge_whole),
+    ("errors of the run", ("error",), error_checks.judge_whole),
+    ("times of the run", ("time",), time_checks.judge_whole),
 )
 SMALL_REQUESTS = 110
 """Requests of a run other than those for the limit and for long texts, as measured on a miniature without faults."""
@@ -71,7 +78,7 @@ class Certificate:
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def count(self, word: str) -> int:
-        """Number of checks with the verdict *word*."""
+        """Return the number of checks with the verdict *word*."""
         return sum(each.word == word for each in self.results)
 
     @property
@@ -82,7 +89,7 @@ class Certificate:
         return 0 if self.count("holds") else 2
 
     def metrics(self) -> dict[str, float | None]:
-        """The figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`."""
+        """Return the figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`."""
         return {
             "context_tokens": self.context,
             "longest_served_tokens": self.longest,
@@ -138,7 +145,7 @@ class Wanted:
     """The dialect to use; None to use the first one that is served."""
 
     def wire(self) -> Wire:
-        """The connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
+        """Return the connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
         try:
             place = UrlLauncher(self.url)
         except UsageError as problem:

@@ -54,7 +54,10 @@ class Quest:
 
 
 def has(answer: str, code: str) -> bool:
-    """Whether *answer* has the *code* of a certificate's text as a separate number, also with commas or blanks in it."""
+    """
+    Return whether *answer* has the *code* of a certificate's text as a separate number, also with commas or blanks in
+    it.
+    """
     digits = r"[ ,]?".join(code)
     return re.search(rf"(?<!\d){digits}(?!\d)", answer) is not None
 

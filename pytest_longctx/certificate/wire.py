@@ -22,9 +22,11 @@ import httpx
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.dialects import Dialect, Turn
 from pytest_longctx.certificate.reply import Arrived, Ending, Reply, message_of
-from pytest_longctx.client.answers import Deadline, PageClient, decoder, json_of, own_error, upload_s
 from pytest_longctx.client.event_stream import EventParser, OversizedEvent
+from pytest_longctx.client.http_client import Deadline, PageClient, decoder, upload_s
+from pytest_longctx.client.json_values import json_of
 from pytest_longctx.errors import LongctxError
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.redaction import shown
 
 TRIES: Final = 5
@@ -201,7 +203,10 @@ class Wire:
 
     @staticmethod
     def _wait_s(again: float | None, attempt: int) -> float:
-        """Seconds to wait after a limited *attempt*: as the server says, or longer if that was not enough before."""
+        """
+        Return the seconds to wait after a limited *attempt*: as the server says, or longer if that was not enough
+        before.
+        """
         least_s = 2.0 ** (attempt - 1) if attempt else 0.0
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
@@ -316,7 +321,10 @@ class Wire:
 
 
 def _is_stream(kind: str, *, asked: bool) -> bool:
-    """Whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of streams."""
+    """
+    Return whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of
+    streams.
+    """
     return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 
@@ -343,7 +351,7 @@ def _ending(seen: Mapping[str, Any], again: float | None) -> Ending:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, which is a number or a date."""
+    """Return the seconds to wait by a ``Retry-After`` header, which is a number or a date."""
     if value is None:
         return None
     try:
@@ -358,7 +366,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def other_host(base: str, location: str) -> bool:
-    """Whether the redirect to *location* goes to another host than *base*, has no address, or drops encryption."""
+    """Return whether the redirect to *location* goes to another host than *base*, has no address, or drops encryption."""
     here = urlsplit(base)
     try:
         there = urlsplit(location)

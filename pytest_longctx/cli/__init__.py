@@ -12,29 +12,40 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pytest_longctx.cli import plans
+from pytest_longctx.cli import plan
 from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.redaction import remember, secret_values, shown
 
 if TYPE_CHECKING:
-    from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
+    from pytest_longctx.cli.pages import catalogues, published_commands
+    from pytest_longctx.cli.render import docker, kubernetes, process
+    from pytest_longctx.cli.subcommands import commands
 
 __all__ = ["catalogues", "commands", "docker", "kubernetes", "main", "process", "published_commands"]
 
 
+_MODULES = {
+    "catalogues": "pytest_longctx.cli.pages",
+    "commands": "pytest_longctx.cli.subcommands",
+    "docker": "pytest_longctx.cli.render",
+    "kubernetes": "pytest_longctx.cli.render",
+    "process": "pytest_longctx.cli.render",
+    "published_commands": "pytest_longctx.cli.pages",
+}
+"""The module of each name that is imported at its first use."""
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pytest_longctx.cli.subcommands"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def _plan_alone() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="longctx")
-    plans.add(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    plan.add(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     return parser
 
 
@@ -78,7 +89,7 @@ def _run(words: list[str]) -> int:
     if any("\0" in word for word in words):
         raise UsageError("an argument contains the character NUL, which is not allowed in a path or a name")
     if words[:1] == ["plan"]:
-        return plans.run(_plan_alone().parse_args(words))
+        return plan.run(_plan_alone().parse_args(words))
     every = import_module("pytest_longctx.cli.subcommands")
     if not words:
         every.commands().print_help()

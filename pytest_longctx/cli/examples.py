@@ -59,7 +59,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Command lines by command. `pytest_longctx.cli.plans` has those of the plan."""
+"""Command lines by command. `pytest_longctx.cli.plan` has those of the plan."""
 
 
 def add(parsers: Mapping[str, ArgumentParser]) -> None:

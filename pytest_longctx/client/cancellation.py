@@ -167,7 +167,7 @@ async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchang
 
 
 def _busy(now: ServerMetrics) -> float:
-    """Number of running and waiting requests. Earlier ones belong to other clients or to another fault."""
+    """Return the number of running and waiting requests. Earlier ones belong to other clients or to another fault."""
     return (now.running or 0) + (now.waiting or 0)
 
 

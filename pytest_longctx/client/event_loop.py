@@ -42,7 +42,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def woke_s() -> float | None:
-    """Time at which the running event loop last woke; None if the loop was not started by `run`."""
+    """Return the time at which the running event loop last woke; None if the loop was not started by `run`."""
     loop = asyncio.get_running_loop()
     return loop.waits.woke_s if isinstance(loop, _Loop) else None
 

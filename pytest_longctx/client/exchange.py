@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal
 
 from pytest_longctx.client.answer_tokens import Token, first_difference
-from pytest_longctx.client.answers import json_of
+from pytest_longctx.client.json_values import json_of
 from pytest_longctx.errors import LaunchError, LongctxError
 from pytest_longctx.findings import aggregate
 from pytest_longctx.observation import Kind, Observation, Outcome
@@ -112,8 +112,8 @@ class Ledger:
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
         """
-        Difference in tokens between the counters and the client's counts *sent* and *asked*; None if a counter is
-        missing.
+        Return the difference in tokens between the counters and the client's counts *sent* and *asked*; None if a
+        counter is missing.
         """
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None

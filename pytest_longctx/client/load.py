@@ -91,7 +91,7 @@ def run(
 
 def offered_share(due_s: Sequence[float], delays_s: Sequence[float]) -> float | None:
     """
-    Rate at which requests were sent, over the rate at which they were due; None if all were due at once.
+    Return the rate at which requests were sent, over the rate at which they were due; None if all were due at once.
 
     >>> offered_share((0.0, 0.5, 1.0), (0.0, 0.4, 1.0))
     0.5
@@ -246,7 +246,10 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
 def _goodput(
     exchanges: Sequence[Exchange], duration_s: float, goal_ttft_s: float | None, goal_tpot_s: float | None
 ) -> dict[str, float | None]:
-    """Share and rate of requests that met every goal; empty without a goal, None if a time for a goal is missing."""
+    """
+    Return the share and rate of requests that met every goal; empty without a goal, None if a time for a goal is
+    missing.
+    """
     goals = [(goal_ttft_s, "ttft_s"), (goal_tpot_s, "tpot_s")]
     asked = [(goal_s, name) for goal_s, name in goals if goal_s is not None]
     if not asked:

@@ -27,7 +27,7 @@ class Logged(NamedTuple):
 
 
 def rates(lines: Iterable[str], line_of: RateLine) -> list[Logged]:
-    """Every logged rate above zero in *lines*."""
+    """Return every logged rate above zero in *lines*."""
     found = []
     for line in lines:
         if seen := re.search(line_of.regex, line):

@@ -6,8 +6,8 @@ from typing import Final
 
 import httpx
 
-from pytest_longctx.client.answers import json_of
 from pytest_longctx.client.exchange import Refusal, same_answer
+from pytest_longctx.client.json_values import json_of
 from pytest_longctx.client.request import ask, open_client
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import CacheError

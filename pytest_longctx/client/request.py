@@ -19,13 +19,15 @@ import httpx
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
 from pytest_longctx.client.answer_tokens import Token, tokens_of
-from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of, own_error
 from pytest_longctx.client.event_stream import Event, EventParser
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
+from pytest_longctx.client.http_client import PageClient, decoder, error_text
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.client.server import Answer, Server, unaskable
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, poll_metrics
 from pytest_longctx.errors import PromptError
 from pytest_longctx.processes.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 
@@ -126,7 +128,7 @@ class StreamedRequest:
         return await watchdog.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
-        """Token counts from usage. If usage has no cached tokens, they come from the server's counter."""
+        """Return the token counts from usage. If usage has no cached tokens, they come from the server's counter."""
         usage = self.usage or Usage()
         if self.usage is not None and usage.cached_tokens is None and ledger is not None:
             usage = replace(usage, cached_tokens=ledger.cached_tokens)
@@ -197,7 +199,7 @@ class StreamedRequest:
             return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
-        """Whether *response* does not come from an engine. *detail* is then the reason."""
+        """Return whether *response* does not come from an engine. *detail* is then the reason."""
         server, headers = self.server, response.headers
         answer = Answer(
             f"POST {self.prompt.path}",

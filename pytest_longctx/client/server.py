@@ -17,7 +17,7 @@ from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
-    """Default for a server whose exit is not observed: return None."""
+    """Return the default for a server whose exit is not observed: return None."""
     return None
 
 

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from pytest_longctx.backends import MetricNames
-from pytest_longctx.client.answers import figure_of
 from pytest_longctx.client.exchange import Ledger
+from pytest_longctx.client.json_values import figure_of
 from pytest_longctx.units import duration
 
 PATH = "/metrics"
@@ -58,7 +58,7 @@ class ServerMetrics:
         return bool(self.waiting) and self.running == 0
 
     def worked_since(self, before: "ServerMetrics") -> float | None:
-        """Tokens that the model processed between *before* and this scrape, over all requests."""
+        """Return the number of tokens that the model processed between *before* and this scrape, over all requests."""
         return figure_of(self.grown("worked_tokens", before))
 
     def grown(self, name: str, before: "ServerMetrics") -> float | None:
@@ -67,7 +67,7 @@ class ServerMetrics:
         return None if now is None or not before.answered else now - (then or 0.0)
 
     def since(self, before: "ServerMetrics") -> Ledger:
-        """The increase of the server's counters from *before* to this scrape."""
+        """Return the increase of the server's counters from *before* to this scrape."""
 
         def counted(name: str) -> int | None:
             value = seconds(name)
@@ -151,7 +151,7 @@ def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
 
 
 def cache_labels(http: httpx.Client, names: MetricNames) -> dict[str, str]:
-    """Labels that describe the KV cache (its dtype, the size of a block), if the server reports them."""
+    """Return the labels that describe the KV cache (its dtype, the size of a block), if the server reports them."""
     if not names.cache_info:
         return {}
     answer = http.get(PATH)
@@ -202,7 +202,7 @@ def moved(before: ServerMetrics, now: ServerMetrics) -> str | None:
 
 
 def can_move(page: ServerMetrics) -> bool:
-    """Whether a metrics *page* has a metric that changes with work."""
+    """Return whether a metrics *page* has a metric that changes with work."""
     return bool(_figures(page))
 
 
@@ -221,7 +221,7 @@ _LOADAVG = Path("/proc/loadavg")
 
 def processes_per_core() -> float:
     """
-    Number of processes that compute or wait to, per core of this machine.
+    Return the number of processes that compute or wait to, per core of this machine.
 
     It is the mean of the last minute, or the present number if that is higher: the mean lags a minute behind a program
     that has just started.
@@ -272,8 +272,8 @@ class Stall:
 
     def limit_s(self, *, stepwise: bool = False) -> float:
         """
-        Longest time without progress in a server's metrics that is allowed now. *stepwise*: the request is computed in
-        steps.
+        Return the longest time without progress in a server's metrics that is allowed now. *stepwise*: the request is
+        computed in steps.
         """
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
         in_steps = stepwise or (self.every_step_moves and self.steps >= _ONE_STEP)

@@ -18,8 +18,8 @@ import httpx
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import AsyncPageClient
 from pytest_longctx.client.exchange import Ending, Ledger
+from pytest_longctx.client.http_client import AsyncPageClient
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, ServerMetrics, Stall, can_move, moved
 from pytest_longctx.deployments import models
@@ -135,7 +135,7 @@ async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
 
 
 def _keeps_all(server: Server) -> bool:
-    """Whether at least one layer keeps every token of a prompt, so that each chunk increases the cache usage."""
+    """Return whether at least one layer keeps every token of a prompt, so that each chunk increases the cache usage."""
     try:
         shape = models.shape_of(server.deployment.model)
     except ModelError:

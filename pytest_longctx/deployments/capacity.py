@@ -1,121 +1,12 @@
-"""Capacity arithmetic: the shortest time that the hardware allows (roofline), and the predicted result of a boot."""
+"""The predicted result of a boot: whether it fits, the parts of its memory, and the part that does not fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple
 
 from pytest_longctx.deployments import accelerators
-from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.deployments.shape import Shape, not_plain
 from pytest_longctx.observation import Outcome
-from pytest_longctx.shapes import ModelShape
-from pytest_longctx.shapes.caches import Latent
 from pytest_longctx.units import GiB
-
-PEAK_TFLOPS: Mapping[str, Mapping[int, float]] = MappingProxyType(
-    {
-        kind: {size: peak for size, peak in ((2, one.bf16), (1, one.fp8)) if peak is not None}
-        for kind, one in accelerators.every().items()
-    }
-)
-"""Dense peak of one device in TFLOP/s, by bytes per value (2: BF16, 1: FP8), from the vendors' data sheets; trn2 is one chip."""
-
-USUAL_UTILISATION = 0.5
-"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
-
-LOG_WINDOW_S = 10.0
-"""
-Length of vLLM's log window. The logged rate counts the prompts whose first token fell in it, divided by this length.
-"""
-
-LOG_WINDOW_SLACK = 1e-3
-"""Relative tolerance of the window length. The five published rates differ by less."""
-
-
-def prefill_flop(shape: Shape, tokens: int) -> float:
-    """Floating-point operations of a prefill: matrices, causal attention of full layers, and attention within windows."""
-    if shape.whole is not None and not_plain(shape.whole):
-        return shape.whole.attention_flop(tokens) + 2 * (shape.active_parameters - shape.embedding_parameters) * tokens
-    width = shape.heads * shape.head_dim
-    full = 2 * tokens**2 * width * shape.full
-    local = 2 * tokens * min(shape.window, tokens) * width * (shape.chunked + shape.sliding)
-    return full + local + 2 * (shape.active_parameters - shape.embedding_parameters) * tokens
-
-
-def prefill_terms(shape: Shape) -> tuple[float, float, float]:
-    """
-    Coefficients of the floating-point operations of a prefill that is longer than a window.
-
-    Per token: matrices and attention within windows. Per token squared: full attention.
-    """
-    if shape.whole is not None and not_plain(shape.whole):
-        return _terms_of(shape.whole, 2 * (shape.active_parameters - shape.embedding_parameters))
-    width = shape.heads * shape.head_dim
-    local = 2 * shape.window * width * (shape.chunked + shape.sliding)
-    return 2 * (shape.active_parameters - shape.embedding_parameters), local, 2 * width * shape.full
-
-
-def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
-    """
-    Coefficients of a prefill's operations for layers that differ.
-
-    Bounded attention grows with the tokens, other attention with their square.
-    """
-    local = full = 0.0
-    for cache, count in whole.attentions:
-        width = count * cache.heads * (cache.key_dim + cache.value_dim)
-        rate = cache.rate if isinstance(cache, Latent) else 1
-        if reach := cache.window or cache.attended * rate:
-            local += 2 * reach * width / rate
-        else:
-            full += width / rate
-    return products, local, full
-
-
-def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """Return the shortest time to prefill *tokens* on *hardware*; None if its peak is unknown."""
-    peak = PEAK_TFLOPS.get(hardware.kind, {}).get(value_bytes)
-    return None if peak is None else prefill_flop(shape, tokens) / (peak * 1e12 * hardware.count)
-
-
-def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """
-    Return the share of the peak of *hardware* in a measured prefill; None if the peak is unknown. Above 1, the
-    measurement is wrong.
-    """
-    floor_s = prefill_floor_s(shape, tokens, hardware, value_bytes)
-    return None if floor_s is None else floor_s / seconds
-
-
-class Law(NamedTuple):
-    """Time to first token over prompt length N: ``t = linear_s x N + quadratic_s x N^2``, per token and per token squared."""
-
-    linear_s: float
-    quadratic_s: float
-
-    def seconds(self, tokens: int) -> float:
-        """Return the TTFT in seconds that the fitted law gives for a prompt of *tokens*."""
-        return self.linear_s * tokens + self.quadratic_s * tokens**2
-
-
-def fit(points: Sequence[tuple[int, float]]) -> Law:
-    """
-    Fit the law of TTFT over prompt length to (tokens, seconds) by least squares of the relative error.
-
-    Short prompts then count as much as long ones. Raises ValueError for fewer than two different lengths.
-    """
-    if len({tokens for tokens, _ in points}) < 2:
-        raise ValueError("a formula with two terms needs two different prompt lengths")
-    import numpy as np  # noqa: PLC0415 - this module is read wherever a verdict is shown, and few of those need a law
-
-    # t / t_i = 1 with columns N / t_i and N^2 / t_i; lengths in millions keep them well conditioned.
-    millions, seconds = np.array(points, dtype=float).T / [[1e6], [1.0]]
-    (linear_s, quadratic_s), *_ = np.linalg.lstsq(
-        np.stack((millions, millions**2), axis=1) / seconds[:, None], np.ones(len(points)), rcond=None
-    )
-    return Law(float(linear_s) / 1e6, float(quadratic_s) / 1e12)
-
 
 DEVICE_GIB: Mapping[str, float] = MappingProxyType(
     {kind: one.visible_gib for kind, one in accelerators.every().items() if one.visible_gib is not None}

@@ -237,8 +237,8 @@ def split(script: str) -> list[str]:
 
 def _lines(script: str) -> list[str]:
     """
-    The lines of a script, each with its continuations. As in a shell, a backslash with a blank behind it continues
-    nothing.
+    Return the lines of a script, each with its continuations. As in a shell, a backslash with a blank behind it
+    continues nothing.
     """
     joined = re.sub(r"\\\r?\n", " ", _PROMPT.sub("", script))
     listed = _ARRAY.sub(_one_word, joined)

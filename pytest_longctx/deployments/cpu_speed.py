@@ -50,8 +50,8 @@ class Speed:
 
     def prefill_s(self, products_flop: float, attention_flop: float, dtype: str, head_dim: int) -> float:
         """
-        Expected prefill time in seconds on the measured CPU: *products_flop* in matrix products, *attention_flop* in
-        attention.
+        Return the expected prefill time in seconds on the measured CPU: *products_flop* in matrix products,
+        *attention_flop* in attention.
 
         Attention has separate kernels. Without BF16 instructions they compute in FP32, and only the products are slow.
         """
@@ -64,7 +64,7 @@ class Speed:
         return products_flop / product + attention_flop / (attention * narrow)
 
     def facts(self) -> Mapping[str, str]:
-        """The measured CPU speeds as facts for the header of results."""
+        """Return the measured CPU speeds as facts for the header of results."""
         rates = {f"cpu_{name}_gflop_per_s": f"{rate:.1f}" for name, rate in self.gflop_per_s.items()}
         more = {"cpu_copy_gb_per_s": f"{self.copy_gb_per_s:.1f}", "cpu_python_us": f"{self.python_s * 1e6:.0f}"}
         lacking = {"cpu_engine_lacks": " ".join(sorted(self.lacks))} if self.lacks else {}
@@ -77,8 +77,8 @@ class Speed:
 
 def fastest_by_flags(flags: frozenset[str] | None) -> str:
     """
-    Default dtype of a CPU without a measured speed: BF16 if the processor has instructions for it or is unknown, else
-    FP32.
+    Return the default dtype of a CPU without a measured speed: BF16 if the processor has instructions for it or is
+    unknown, else FP32.
     """
     if flags is None or flags & {"avx512_bf16", "amx_bf16", "bf16"}:
         return "bfloat16"

@@ -114,7 +114,7 @@ class Timeouts(toml.Table):
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
-        """Expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if unknown."""
+        """Return the expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if unknown."""
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
 
     @property
@@ -129,7 +129,7 @@ class Timeouts(toml.Table):
 
     def one_step_s(self, prompt_tokens: int) -> float:
         """
-        Timeout of one step that computes *prompt_tokens* without progress: the time at the slowest rate.
+        Return the timeout of one step that computes *prompt_tokens* without progress: the time at the slowest rate.
 
         If the machine was measured to be slower, `DEADLINE_FACTOR` times the expected prefill time.
         """
@@ -137,7 +137,10 @@ class Timeouts(toml.Table):
         return max(prompt_tokens / self.slowest_prefill_tokens_per_s, expected_s)
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
-        """Timeout of a request from its first byte: *answer_s* plus the time of its tokens at the slowest rates."""
+        """
+        Return the timeout of a request from its first byte: *answer_s* plus the time of its tokens at the slowest
+        rates.
+        """
         return self.answer_s + self.one_step_s(prompt_tokens) + output_tokens / self.slowest_decode_tokens_per_s
 
 

@@ -98,7 +98,7 @@ class Hardware:
         return self.kind not in _OTHER_KINDS.values() and (known is None or known.link != "neuronlink")
 
     def carries(self, wanted: "Hardware") -> bool:
-        """Whether a server that requires the hardware *wanted* can run on this hardware. Every machine has a CPU."""
+        """Return whether a server that requires the hardware *wanted* can run on this hardware. Every machine has a CPU."""
         fitting = self.kind == wanted.kind or (wanted.kind == ANY_GPU and self.is_gpu)
         return wanted.kind == "cpu" or (fitting and self.count >= wanted.count)
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_longctx import paths, toml
-from pytest_longctx.deployments import shape, trained
+from pytest_longctx.deployments import shape, trained_model
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.random_models import RANDOM_GQA, TINY_LLAMA4, make_random_gqa, make_tiny_llama4
 from pytest_longctx.deployments.shape import Shape
@@ -26,7 +26,7 @@ _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
     "random-gqa": (make_random_gqa, RANDOM_GQA),
     **checkpoint.MADE,
-    **{name: (make, trained.SMOLLM2_CONFIG) for name, make in trained.MADE.items()},
+    **{name: (make, trained_model.SMOLLM2_CONFIG) for name, make in trained_model.MADE.items()},
 }
 
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
@@ -153,4 +153,4 @@ def fingerprint(model: Model, located: str) -> str:
     """
     config = Path(located) / "config.json"
     known = f", config {hashlib.sha256(config.read_bytes()).hexdigest()[:12]}" if config.is_file() else ""
-    return f"{model.name} ({trained.title(located) or f'{model.weights} weights'}{known})"
+    return f"{model.name} ({trained_model.title(located) or f'{model.weights} weights'}{known})"

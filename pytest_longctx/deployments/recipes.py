@@ -24,7 +24,7 @@ _GENERATIONS: Mapping[str, str] = {
 
 
 def is_recipe(document: Any) -> bool:
-    """Whether *document* has the tables of a vLLM recipe."""
+    """Return whether *document* has the tables of a vLLM recipe."""
     return (
         isinstance(document, Mapping)
         and isinstance(document.get("variants"), Mapping)

@@ -68,7 +68,7 @@ class Shape:
         return replace(self, **counts, parameters=held, whole=whole, model=model)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
-        """Bytes per token of keys and values in all layers of the model, on one device."""
+        """Return the bytes per token of keys and values in all layers of the model, on one device."""
         return self.layers * 2 * self.kv_heads_per_device(tensor_parallel) * self.head_dim * value_bytes
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
@@ -77,7 +77,7 @@ class Shape:
 
     def weight_bytes(self, value_bytes: float, tensor_parallel: int, rope_value_bytes: int) -> float:
         """
-        Bytes of the model's weights on one device.
+        Return the bytes of the model's weights on one device.
 
         Tensor parallelism does not divide the table of rotary embeddings. With 10,485,760 positions of 128 values it
         takes 2.5 GiB of each device in BF16 (vLLM) and 5.0 GiB in FP32 (SGLang). That explains "weights" above
@@ -94,7 +94,10 @@ class Shape:
 
 
 def weight_value_bytes(whole: ModelShape, value_bytes: float) -> float:
-    """Bytes of a weight that ``quantization_config`` does not cover: *value_bytes*, or BF16 beside quantised weights."""
+    """
+    Return the bytes of a weight that ``quantization_config`` does not cover: *value_bytes*, or BF16 beside quantised
+    weights.
+    """
     return 2 if whole.scheme.name else value_bytes
 
 
@@ -167,6 +170,6 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 
 @cache
 def known() -> Mapping[str, Shape]:
-    """Shapes of the models that findings name, by name."""
+    """Return the shapes of the models that findings name, by name."""
     text = (Path(__file__).parent / "shapes.toml").read_text(encoding="utf-8")
     return MappingProxyType({name: from_config(config) for name, config in tomllib.loads(text).items()})

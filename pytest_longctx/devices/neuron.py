@@ -58,7 +58,7 @@ class NeuronMonitor:
         return () if self._last is None else read_devices(self._last)
 
     def holders(self) -> tuple[Holder, ...]:
-        """The runtime processes of the last report of ``neuron-monitor``."""
+        """Return the runtime processes of the last report of ``neuron-monitor``."""
         return () if self._last is None else read_holders(self._last)
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ class Nvml:
 
 
 def _handle(name: int | str) -> Any:
-    """The device with that index, or UUID prefix as CUDA accepts it. Raises LookupError for a MIG instance."""
+    """Return the device with that index, or UUID prefix as CUDA accepts it. Raises LookupError for a MIG instance."""
     if isinstance(name, int):
         return pynvml.nvmlDeviceGetHandleByIndex(name)
     every = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import httpx
 
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import PageClient
+from pytest_longctx.client.http_client import PageClient
 from pytest_longctx.client.server import Server
 from pytest_longctx.devices import Source, figures
 from pytest_longctx.processes import clock
@@ -186,6 +186,6 @@ def _highest(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _busy(found: Mapping[str, Any]) -> float | None:
-    """Mean utilisation of the sampled devices; None if none reports it."""
+    """Return the mean utilisation of the sampled devices; None if none reports it."""
     shares = [share for share in found.get("device_utilisation", ()) if share is not None]
     return fmean(shares) if shares else None

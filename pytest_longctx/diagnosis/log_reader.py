@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
-from pytest_longctx.diagnosis.entries import index_of
+from pytest_longctx.diagnosis.catalogue_index import index_of
 from pytest_longctx.diagnosis.line_shapes import LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.parsing import quoting

@@ -5,7 +5,7 @@ from dataclasses import replace
 from statistics import median
 from types import MappingProxyType
 
-from pytest_longctx.deployments import capacity
+from pytest_longctx.deployments import ttft_law
 from pytest_longctx.observation import Observation
 
 _Pick = Callable[[Sequence[float], float], float]
@@ -110,7 +110,7 @@ def length_sweep(points: Sequence[Observation]) -> Observation:
     measured = [(tokens, seconds) for tokens, seconds in readings if tokens and seconds]
     if len(measured) < len(points):
         return Observation("serves", {**metrics, "law_linear_s": None, "law_quadratic_s": None, "law_error": None})
-    law = capacity.fit(measured)
+    law = ttft_law.fit(measured)
     error = max(abs(law.seconds(tokens) / seconds - 1) for tokens, seconds in measured)
     message = ", ".join(f"{tokens:,} tokens {seconds:.3g} s" for tokens, seconds in measured)
     found = {"law_linear_s": law.linear_s * 1e6, "law_quadratic_s": law.quadratic_s * 1e12, "law_error": error}

@@ -121,7 +121,7 @@ TEXTS = 4
 
 
 def questions() -> tuple[str, ...]:
-    """Every question that a finding can have and a suite can answer."""
+    """Return every question that a finding can have and a suite can answer."""
     return get_args(Question)
 
 

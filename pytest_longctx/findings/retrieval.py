@@ -106,7 +106,7 @@ def from_continuations(asked: Sequence[tuple[str, str, Observation, str]]) -> Ob
 
 def continues(answer: str, expected: str) -> bool:
     """
-    Whether *answer* begins with the words *expected*, in any case, after spaces and quotation marks.
+    Return whether *answer* begins with the words *expected*, in any case, after spaces and quotation marks.
 
     >>> continues(" Paris.", "Paris"), continues(" Parisian", "Paris"), continues("It is Paris", "Paris")
     (True, False, False)

@@ -116,7 +116,7 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
 
 def _known_to(deployment: Deployment, version: str | None) -> str | None:
     """
-    The reason why the engine's version does not know the flags of *deployment*; None if it does, or if its
+    Return the reason why the engine's version does not know the flags of *deployment*; None if it does, or if its
     version is unknown.
     """
     if version is None or deployment.version is None or in_range(version, deployment.version):

@@ -208,7 +208,7 @@ _CANARIES = ("corrupted_requests", "kv_canary_violations")
 
 
 def _damaged(finding: Finding) -> bool:
-    """Whether *finding* wants the engine to report corruption, which it was told to cause: any answer may change."""
+    """Return whether *finding* asks the engine to report corruption that its deployment injects: any answer may change."""
     return any((finding.bounds[name].limits[0] or 0) > 0 for name in _CANARIES if name in finding.bounds)
 
 
@@ -279,7 +279,7 @@ _TRANSFERRED = (
 
 def _as_if_transferred(seen: Observation) -> bool:
     """
-    Whether a decode role may have received the cached tokens: it computes only the last token of a prompt.
+    Return whether a decode role may have received the cached tokens: it computes only the last token of a prompt.
 
     If a server's counters separate its own cache from what it received, there is no doubt.
     """
@@ -336,7 +336,7 @@ ROUNDED_GIB = 0.005
 
 
 def concerns_memory(finding: Finding) -> bool:
-    """Whether a verdict on *finding* is about a boot's memory use. Memory does not decide whether a flag is refused."""
+    """Return whether a verdict on *finding* is about a boot's memory use. A refused flag is not."""
     expect = finding.expect
     return (
         finding.question.startswith("boot") and expect.outcome in DECIDED_BY_MEMORY and expect.phase not in EARLY_PHASES

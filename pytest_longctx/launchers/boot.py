@@ -15,7 +15,7 @@ from pytest_longctx.client import server_metrics
 from pytest_longctx.client.exchange import Exchange, observation_of
 from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
-from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments import models, roofline
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
@@ -103,7 +103,7 @@ class Boot:
         # Any FP8 in the configuration may reach the matrix units, whose peak it doubles.
         words = (*map(str, deployment.flags.values()), deployment.model.id or "")
         value_bytes = 1 if any("fp8" in word.lower() for word in words) else 2
-        share = capacity.peak_share(shape, exchange.sent_tokens, exchange.ttft_s, hardware, value_bytes)
+        share = roofline.peak_share(shape, exchange.sent_tokens, exchange.ttft_s, hardware, value_bytes)
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def _known(self, exchange: Exchange) -> Observation:

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from pytest_longctx import toml
 from pytest_longctx.backends import versions
-from pytest_longctx.backends.sglang import memory
+from pytest_longctx.backends.sglang import memory, radix_tree
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
 from pytest_longctx.observation import Observation
@@ -67,7 +67,7 @@ class Lint(NamedTuple):
 
 @cache
 def known() -> Known:
-    """The images and variables that the lints know."""
+    """Return the images and variables that the lints know."""
     return toml.load(Path(__file__).with_suffix(".toml"), Known)
 
 
@@ -168,14 +168,14 @@ def _unpinned_image(start: StartCommand) -> str | None:
 
 
 def _radix_walk(start: StartCommand) -> str | None:
-    walks = start.engine == "sglang" and start.version is not None and toml.overlap(start.version, memory.WALKS)
+    walks = start.engine == "sglang" and start.version is not None and toml.overlap(start.version, radix_tree.WALKS)
     if not walks or start.flag("--disable-radix-cache") is not None:
         return None
     tokens = start.context_tokens or _count(start.flag("--context-length"))
     chunk_tokens = _count(start.flag("--chunked-prefill-size") or str(memory.CHUNK_TOKENS))
     if not chunk_tokens:  # -1: in one piece
         return None
-    walk_s = memory.radix_walk_s(tokens, chunk_tokens)  # a window, which would double it, is no flag
+    walk_s = radix_tree.radix_walk_s(tokens, chunk_tokens)  # a window, which would double it, is no flag
     if walk_s < _LONG_WALK_S:
         return None
     return (
@@ -209,7 +209,7 @@ LINTS = (
 
 
 def names() -> tuple[str, ...]:
-    """The names of all lints, the most severe first."""
+    """Return the names of all lints, the most severe first."""
     return tuple(lint.name for lint in LINTS)
 
 

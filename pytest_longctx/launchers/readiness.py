@@ -107,7 +107,7 @@ class _Wait:
             self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
 
     def _is_over(self, now_s: float) -> bool:
-        """Whether the wait is over: the server is ready, has ended or failed, or the time limit has passed."""
+        """Return whether the wait is over: the server is ready, has ended or failed, or the time limit has passed."""
         if self.candidate.ours:
             return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
         # It should run already: a refused connection means that no server is there.

@@ -12,11 +12,13 @@ import httpx
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import PageClient, count_of, json_of, own_error
 from pytest_longctx.client.exchange import Refusal
+from pytest_longctx.client.http_client import PageClient
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.redaction import cleaned, shown
 
 T = TypeVar("T")
@@ -157,7 +159,7 @@ class ReadinessProbe:
         return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
-        """Whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint stays missing."""
+        """Return whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint stays missing."""
         server, request = self.server, answer.request
         said = Answer(
             f"{request.method} {request.url.path}",
@@ -179,7 +181,7 @@ class ReadinessProbe:
         self.connected = self.connected or found is not None
 
     def _turned_down(self, answer: httpx.Response, server: Server) -> bool:
-        """Whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
+        """Return whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
         status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
         answered = Answer(asked, status, answer.text).shown(server.secrets)
         if 400 <= status < 500 and self._attached:

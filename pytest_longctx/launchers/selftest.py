@@ -157,7 +157,7 @@ class Judged:
         return min(self.red, key=lambda each: ORDER.index(str(each.finding.ask.path)), default=None)
 
     def row(self) -> str:
-        """The injected fault's row of the selftest's Markdown table."""
+        """Return the injected fault's row of the selftest's Markdown table."""
         name, first = _shown(self.named_by), self.named_by
         also = "; ".join(_shown(each) for each in self.red if each is not first)
         green = ", ".join(str(each.finding.ask.path) for each in self.verdicts if each.word == "holds")
@@ -236,7 +236,10 @@ def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Ca
 
 
 def _gone(server: Server) -> bool:
-    """Whether the last fault of the selftest has ended *server*: it has exited, or it refuses connections and will exit."""
+    """
+    Return whether the last fault of the selftest has ended *server*: it has exited, or it refuses connections and will
+    exit.
+    """
     if server.ended(0.0) is not None:
         return True
     try:

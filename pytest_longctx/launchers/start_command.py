@@ -188,8 +188,8 @@ def _text(value: Any) -> str:
 
 def _patience_s(probe: Mapping[str, Any]) -> float:
     """
-    Seconds until Kubernetes restarts the container, by the rules and defaults of its probes: a delay, then consecutive
-    failures.
+    Return the seconds until Kubernetes restarts the container, by the rules and defaults of its probes: a delay, then
+    consecutive failures.
     """
     return float(
         probe.get("initialDelaySeconds", 0) + probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)

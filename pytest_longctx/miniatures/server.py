@@ -42,7 +42,7 @@ class Request:
 
 
 def spared(request: Request) -> bool:
-    """Whether *request* to the miniature server is too small to be affected by a fault."""
+    """Return whether *request* to the miniature server is too small to be affected by a fault."""
     return request.tokens < SMALL_TALK_TOKENS
 
 
@@ -129,11 +129,11 @@ class Honest:
         return None
 
     def kv_usage(self) -> float:
-        """Share of the miniature server's simulated KV cache in use."""
+        """Return the share of the miniature server's simulated KV cache in use."""
         return 0.5 if self.running else 0.0
 
     def healthy(self) -> bool:
-        """Whether the miniature server answers ``/health`` with 200."""
+        """Return whether the miniature server answers ``/health`` with 200."""
         return True
 
     def complaint(self, request: Request) -> str | None:
@@ -319,7 +319,7 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
     def _gone(self) -> bool:
-        """Whether the miniature's client has disconnected: the socket is then readable and returns no data."""
+        """Return whether the miniature's client has disconnected: the socket is then readable and returns no data."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 

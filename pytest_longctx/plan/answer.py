@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_longctx.deployments.capacity import Prediction, Term
-from pytest_longctx.deployments.times import Span
+from pytest_longctx.deployments.expected_times import Span
 from pytest_longctx.plan import cures
 from pytest_longctx.plan.boots import Boot
 from pytest_longctx.plan.cures import Cure
@@ -98,11 +98,11 @@ class Answer:
         return over if over > 0 else None
 
     def _kept(self, found: Prediction) -> list[Term]:
-        """The predicted memory terms that a device holds at once. The KV cache of one request is part of the pool."""
+        """Return the predicted memory terms that a device holds at once. The KV cache of one request is part of the pool."""
         return [term for term in found.terms if not term.host and term.name != "KV cache of one request"]
 
     def lines(self) -> Iterator[str]:
-        """The answer of a plan as lines of text: outcome, refusals, cures, server, memory, times, notes and lints."""
+        """Return the answer of a plan as lines of text: outcome, refusals, cures, server, memory, times, notes and lints."""
         yield self.headline
         for refusal in self.boot.refusals[1:]:
             yield f"  and           phase {refusal.phase} ({refusal.name}): {refusal.said}"
@@ -226,7 +226,7 @@ class Answer:
         return "; ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The answer of a plan as JSON. An unknown figure is null."""
+        """Return the answer of a plan as JSON. An unknown figure is null."""
         boot, found = self.boot, self.boot.prediction
         asked = boot.asked
         return {

@@ -13,10 +13,10 @@ from pytest_longctx.deployments.deployment import Deployment, FlagValue
 from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
-from pytest_longctx.plan import hosts, parallel, refusals, uncounted
-from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range, within
+from pytest_longctx.plan import host_memory, parallel, refusals, uncounted
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Asked, cached, model_for, planned_range, within
 from pytest_longctx.plan.refusals import Facts, Refusal
 from pytest_longctx.shapes import ModelShape, NotUnderstood
 
@@ -222,8 +222,8 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     made = replace(made, unmodelled=tuple(filter(None, missed)))
     prediction = uncounted.doubted(asked.engine, made.unmodelled, prediction)
     made = replace(made, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
-    prediction = hosts.with_hosts(asked, made.spread, prediction)
-    refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
+    prediction = host_memory.with_hosts(asked, made.spread, prediction)
+    refused = host_memory.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
     made = replace(made, refusals=(*made.refusals, *([refused] if refused else [])))
     return replace(made, prediction=prediction if refused else prediction.on_host(made.place.host_bytes))
 
@@ -325,7 +325,10 @@ def _missed(
 
 
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
-    """Whether the memory predictor gives the same result for this dtype of the KV cache and for ``auto``, the model's dtype."""
+    """
+    Return whether the memory predictor gives the same result for this dtype of the KV cache and for ``auto``, the
+    model's dtype.
+    """
     flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
     one = _deployment(made, backend, parallel.without(asked.engine, flags, made.spread))
     other = backend.predict(one, part, made.place.device_bytes or None)

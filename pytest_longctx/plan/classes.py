@@ -8,7 +8,7 @@ from packaging.version import InvalidVersion, Version
 from pytest_longctx.backends import architectures, versions
 from pytest_longctx.backends.architectures import Lacking, Model
 from pytest_longctx.backends.versions import EngineVersion
-from pytest_longctx.plan.asked import NEWEST, Asked
+from pytest_longctx.plan.planned_server import NEWEST, Asked
 from pytest_longctx.shapes import ModelShape
 
 

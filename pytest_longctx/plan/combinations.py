@@ -9,7 +9,7 @@ of a generation that is not listed here are not checked.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from pytest_longctx.plan.asked import Asked
+from pytest_longctx.plan.planned_server import Asked
 
 GENERATIONS: Mapping[str, str] = {
     "V100": "Volta",

@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Any
 
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.plan.asked import Asked, has_flag
 from pytest_longctx.plan.boots import Boot, foresee
+from pytest_longctx.plan.planned_server import Asked, has_flag
 
 Change = Mapping[str, Any]
 MOST_CHANGES = 2
@@ -160,7 +160,7 @@ def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
 
 
 def _above(value: Any, limit: int) -> bool:
-    """Whether a flag that a fix may lower is above *limit*, or is not set."""
+    """Return whether a flag that a fix may lower is above *limit*, or is not set."""
     return not isinstance(value, int) or value > limit
 
 

@@ -8,9 +8,9 @@ from pytest_longctx.deployments.hardware import Machine
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.observation import Kind
 from pytest_longctx.plan import cures
-from pytest_longctx.plan.asked import Given, of_deployment
 from pytest_longctx.plan.boots import foresee
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Given, of_deployment
 from pytest_longctx.units import GiB
 
 _OF_MEMORY: tuple[Kind, ...] = ("kv-cache-too-small", "mamba-blocks", "host-oom")

@@ -85,7 +85,7 @@ class Counted(ModelShape):
     """Counted bytes, by number of devices and bytes of a value that is not quantised."""
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
-        """Bytes of the weights on one device. A tensor that only some tokens use is counted as an expert."""
+        """Return the bytes of the weights on one device. A tensor that only some tokens use is counted as an expert."""
         key = (tensor_parallel, value_bytes)
         if key not in self.counts:
             whole = super().weight_bytes(tensor_parallel, value_bytes)

@@ -8,8 +8,8 @@ from typing import Any
 from pytest_longctx.backends import context_length
 from pytest_longctx.backends.vllm import speculative
 from pytest_longctx.plan import classes, combinations
-from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
+from pytest_longctx.plan.planned_server import Asked, within
 from pytest_longctx.shapes import ModelShape
 from pytest_longctx.shapes.caches import Attention, Latent
 

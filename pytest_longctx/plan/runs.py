@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.flags import canonical
-from pytest_longctx.deployments import capacity, models, times
+from pytest_longctx.deployments import expected_times, models, roofline
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
@@ -221,7 +221,7 @@ def predict_deployment(
 
 def _divides(one: Deployment, backend: Backend) -> bool:
     """
-    Whether a layer can be divided over the number of devices in the deployment's flags; if not, no run can be
+    Return whether a layer can be divided over the number of devices in the deployment's flags; if not, no run can be
     predicted.
     """
     try:
@@ -261,7 +261,7 @@ def _sizes(one: Deployment, backend: Backend) -> str:
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
     """
-    Return the expected TTFT at `capacity.USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
+    Return the expected TTFT at `roofline.USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
 
     Returns ``None`` if the model's shape or the hardware's peak is unknown.
     """
@@ -270,12 +270,12 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
         return measured_s
     if shape is None or hardware is None:
         return None
-    floor_s = capacity.prefill_floor_s(shape, prompt_tokens, hardware)
-    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
+    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware)
+    return None if floor_s is None else floor_s / roofline.USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
-    """Whether the plan of a run can predict the outcome that *finding* documents on this machine."""
+    """Return whether the plan of a run can predict the outcome that *finding* documents on this machine."""
     return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
 
 
@@ -331,7 +331,7 @@ def _answers_s(finding: Finding, one: Deployment, needs: Hardware, lengths: tupl
     tokens = _TASK_OUTPUT_TOKENS if finding.question == "accuracy" else ask.output_tokens
     requests = len(lengths) * (ask.turns or 1)
     at_once = min(requests, ask.concurrency or (requests if ask.rate_per_s else 1))
-    return times.answers_s(shape, max(lengths), tokens, requests, at_once, needs)
+    return expected_times.answers_s(shape, max(lengths), tokens, requests, at_once, needs)
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:

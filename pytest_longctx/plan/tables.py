@@ -8,9 +8,9 @@ from pytest_longctx.backends import versions
 from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import UsageError
-from pytest_longctx.plan.asked import NEWEST, Asked, Given, of_deployment, of_start
 from pytest_longctx.plan.boots import Boot, foresee
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import NEWEST, Asked, Given, of_deployment, of_start
 from pytest_longctx.units import GiB
 
 _DTYPES: Mapping[str, tuple[str, ...]] = {"vllm": ("auto", "fp8"), "sglang": ("auto", "fp8_e4m3")}

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_longctx.backends.flags import human_int
-from pytest_longctx.deployments import capacity, command, deployment, manifests, recipes, times
+from pytest_longctx.deployments import command, deployment, expected_times, manifests, recipes, roofline
 from pytest_longctx.deployments.command import Start
+from pytest_longctx.deployments.expected_times import Span
 from pytest_longctx.deployments.shape import Shape
-from pytest_longctx.deployments.times import Span
 from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.lint import lint
 from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
 from pytest_longctx.launchers.start_command import of_deployment as start_of_deployment
-from pytest_longctx.plan import answer, asked, parallel
+from pytest_longctx.plan import answer, parallel, planned_server
 from pytest_longctx.plan import boots as foreseen
 from pytest_longctx.plan.answer import Answer
-from pytest_longctx.plan.asked import Asked, Given, planned_range
 from pytest_longctx.plan.boots import Boot
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Asked, Given, planned_range
 from pytest_longctx.units import GiB
 
 _FILES = (".yaml", ".yml", ".json", ".toml")
@@ -83,7 +83,7 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether *path* is a file. The word may be a whole command, longer than any file name."""
+    """Return whether *path* is a file. The word may be a whole command, longer than any file name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -115,12 +115,12 @@ def _of_file(path: Path, options: Options) -> Iterator[Planned]:
             if len(many) == 1 or options.hardware is None:
                 raise
             # One server that cannot be read is said so; its neighbours are planned.
-            yield Planned(asked.unread(start, str(problem)), _place(options, None, ""))
+            yield Planned(planned_server.unread(start, str(problem)), _place(options, None, ""))
 
 
 def _of_deployment(path: Path, options: Options) -> Planned:
     one = deployment.load(path)
-    made = asked.of_deployment(one, options.given, path.resolve().parent)
+    made = planned_server.of_deployment(one, options.given, path.resolve().parent)
     place, limit_gib = _place(options, one.hardware, f"{path}: "), one.docker.memory_gib
     if limit_gib is not None and (place.host_bytes is None or limit_gib * GiB < place.host_bytes):
         place = replace(place, host_bytes=limit_gib * GiB)
@@ -128,7 +128,7 @@ def _of_deployment(path: Path, options: Options) -> Planned:
 
 
 def _of_start(start: Start, options: Options) -> Planned:
-    made = asked.of_start(start, options.given)
+    made = planned_server.of_start(start, options.given)
     place = _place(options, _said(start), f"{start.where}: ")
     nnodes = made.flags.get("nnodes", 1)
     limit, nodes = start.memory_bytes, max(start.nodes, nnodes if isinstance(nnodes, int) else 1)
@@ -257,14 +257,17 @@ def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], .
         return ()
     used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
     lengths = [*(each for each in _LONG_TOKENS if tokens < each < boot.length), boot.length]
-    return tuple((each, times.from_measured(found, tokens, seconds, each, used)) for each in lengths)
+    return tuple((each, expected_times.from_measured(found, tokens, seconds, each, used)) for each in lengths)
 
 
 def _prefill_s(boot: Boot) -> float | None:
-    """Time to prefill one prompt of the planned length; None if the peak of the devices or the shape is unknown."""
+    """
+    Return the time to prefill one prompt of the planned length; None if the peak of the devices or the shape is
+    unknown.
+    """
     found = foreseen.shape_of(boot.asked)
     if not isinstance(found, Shape) or not boot.length or not boot.serves:
         return None
     used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
-    floor_s = capacity.prefill_floor_s(found, boot.length, used)
-    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION
+    floor_s = roofline.prefill_floor_s(found, boot.length, used)
+    return None if floor_s is None else floor_s / roofline.USUAL_UTILISATION

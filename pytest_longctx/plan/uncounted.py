@@ -12,7 +12,7 @@ from typing import Any
 from pytest_longctx import backends
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.plan import classes
-from pytest_longctx.plan.asked import Asked
+from pytest_longctx.plan.planned_server import Asked
 from pytest_longctx.shapes import ModelShape
 
 
@@ -99,5 +99,5 @@ def named_otherwise(asked: Asked) -> str:
 
 
 def quantised(asked: Asked) -> bool:
-    """Whether the model's config states how the weights are stored."""
+    """Return whether the model's config states how the weights are stored."""
     return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)

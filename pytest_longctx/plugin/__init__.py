@@ -183,7 +183,7 @@ def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator
 
 
 def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:
-    """Whether the test uses the fixture ``deployment``, and neither the test nor its project defines it."""
+    """Return whether the test uses the fixture ``deployment``, and neither the test nor its project defines it."""
     if "deployment" not in metafunc.fixturenames:
         return False
     if any("deployment" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):

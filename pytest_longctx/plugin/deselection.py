@@ -24,7 +24,7 @@ _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
     """
-    Whether a test is to be deselected because its set of cases is empty. pytest then inserts its own value.
+    Return whether a test is to be deselected because its set of cases is empty. pytest then inserts its own value.
 
     False for another plugin's "deployment".
     """
@@ -34,7 +34,7 @@ def has_nothing_to_judge(item: pytest.Item) -> bool:
 
 def markers_in(expression: str) -> list[str]:
     """
-    The markers that a ``-m`` expression names, without their arguments.
+    Return the markers that a ``-m`` expression names, without their arguments.
 
     >>> markers_in('ten_million and not (fp8 or device(kind="H200"))')
     ['ten_million', 'fp8', 'device']
@@ -45,7 +45,7 @@ def markers_in(expression: str) -> list[str]:
 
 def words_in(expression: str) -> list[str]:
     """
-    The words that a ``-k`` expression searches in the names of tests.
+    Return the words that a ``-k`` expression searches in the names of tests.
 
     >>> words_in("LC-0001 or not (smoke)")
     ['LC-0001', 'smoke']
@@ -191,8 +191,8 @@ class Deselecting:
 
 def _strict(config: pytest.Config) -> bool:
     """
-    Whether pytest treats an unregistered marker as an error. Since pytest 9 an ini key decides, which the flag sets
-    too.
+    Return whether pytest treats an unregistered marker as an error. Since pytest 9 an ini key decides, which the flag
+    sets too.
     """
     for key in ("strict_markers", "strict"):
         try:

@@ -105,7 +105,7 @@ def repeatable(
 
 
 def _real(server: "Server") -> bool:
-    """Whether the weights of *server* are trained. Natural text is then the usual input."""
+    """Return whether the weights of *server* are trained. Natural text is then the usual input."""
     return server.deployment.model.weights == "real"
 
 
@@ -132,11 +132,11 @@ class _Reader:
         self.key = f"{self._texts}-{count}"
 
     def path(self, deployment: str) -> Path:
-        """The file with the readings of *deployment*."""
+        """Return the file with the readings of *deployment*."""
         return readings.path_of(self._session.options.results / "drift", deployment, self._texts, self._count)
 
     def kept(self) -> Readings:
-        """The reading of the server, taken during this boot."""
+        """Return the reading of the server, taken during this boot."""
         name, known = self._server.deployment.name, self._session.drift_readings
         if (name, self.key) not in known:
             known[name, self.key] = self.read()

@@ -29,7 +29,7 @@ _LOGGED = ("dies", "fails", "runs out of memory", "asserts", "disconnects", "han
 
 
 def unserved_error(session: Session, item: pytest.Item, server: Server, exchange: Exchange) -> UnservedError:
-    """The failure of a test that needs an answer, for an *exchange* without one."""
+    """Return the failure of a test that needs an answer, for an *exchange* without one."""
     boot = session.booted.get(server.deployment.name)
     seen = exchange.observe()
     if boot is not None and boot.server is not None:
@@ -50,7 +50,7 @@ def keep_unserved(item: pytest.Item, server: Server, exchange: Exchange) -> None
 
 
 def unserved_text(session: Session, item: pytest.Item) -> str:
-    """The failure text of the last unserved request returned to *item*; empty if there is none."""
+    """Return the failure text of the last unserved request returned to *item*; empty if there is none."""
     server, exchange = item.stash.get(_UNSERVED, (None, None))
     return "" if server is None or exchange is None else str(unserved_error(session, item, server, exchange))
 
@@ -62,7 +62,7 @@ def failing(session: Session, item: pytest.Item) -> list[Verdict]:
 
 
 def verdicts_text(session: Session, item: pytest.Item) -> str:
-    """The failure text of all failing verdicts of *item*; empty if none fails."""
+    """Return the failure text of all failing verdicts of *item*; empty if none fails."""
     return "\n\n".join(_verdict_text(session, item, verdict, pointing=True) for verdict in failing(session, item))
 
 
@@ -165,7 +165,7 @@ def attach(report: pytest.TestReport, rows: Sequence[tuple[str, str]]) -> None:
 
 
 def attached(report: pytest.TestReport) -> list[tuple[str, str]]:
-    """The rows of the results file that were attached to the test *report*."""
+    """Return the rows of the results file that were attached to the test *report*."""
     return [(kind, row) for kind, row in report.__dict__.get(properties.ROWS, ())]
 
 

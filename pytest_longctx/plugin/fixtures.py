@@ -352,9 +352,9 @@ def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "
 @pytest.fixture(scope="session")
 def certificate(longctx_session: "Session") -> "Certificate":
     """The certificate of the endpoint in ``--longctx-launcher=url:URL``: one run of ``longctx certify``, for all tests."""
-    from pytest_longctx.plugin import certifying
+    from pytest_longctx.plugin import certificate
 
-    return certifying.certificate(longctx_session)
+    return certificate.certificate(longctx_session)
 
 
 @pytest.fixture

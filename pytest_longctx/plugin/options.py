@@ -196,7 +196,7 @@ def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
 
 
 def in_use(config: "pytest.Config") -> bool:
-    """Whether a backend is selected. Without one, the plugin does nothing."""
+    """Return whether a backend is selected. Without one, the plugin does nothing."""
     return bool(_value(config, OPTIONS[0]))
 
 

@@ -338,7 +338,7 @@ class Recorder:
             junit.complete(path, notes, of_suite=self.session.options.junit_properties == "suite")
 
     def _by_cause(self, found: Sequence[Entry]) -> dict[Key, list[Entry]]:
-        """The recorded failing verdicts of this run, grouped by cause."""
+        """Return the recorded failing verdicts of this run, grouped by cause."""
         grouped: dict[Key, list[Entry]] = {}
         for entry in found:
             if entry.verdict in FAILING:

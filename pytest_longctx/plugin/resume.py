@@ -22,7 +22,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 def conditions(options: Options) -> dict[str, str]:
-    """The conditions of every verdict of this run. A resumed run compares them with its own."""
+    """Return the conditions of every verdict of this run. A resumed run compares them with its own."""
     return resume.conditions(
         longctx=__version__,
         launcher=masked(options.launcher, ()),

@@ -123,12 +123,12 @@ class Session:
             yield from self._boot(placed, self.sampler)
 
     def _good_boots(self) -> GoodBoots | None:
-        """The logs of good boots in pytest's cache; None for a session without a cache."""
+        """Return the logs of good boots in pytest's cache; None for a session without a cache."""
         cache = getattr(self.config, "cache", None)
         return None if cache is None else GoodBoots(cache.mkdir("longctx-good-boots"))
 
     def _place(self, name: str) -> str:
-        """The number of the boot of deployment *name* among all boots, for the progress line."""
+        """Return the number of the boot of deployment *name* among all boots, for the progress line."""
         ahead = self.boots_ahead
         return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
 
@@ -302,7 +302,7 @@ _VERDICTS = pytest.StashKey[list[Verdict]]()
 
 
 def verdicts_of(item: pytest.Item) -> list[Verdict]:
-    """The verdicts recorded for the test *item* so far."""
+    """Return the verdicts recorded for the test *item* so far."""
     return item.stash.setdefault(_VERDICTS, [])
 
 

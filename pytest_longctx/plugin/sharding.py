@@ -122,7 +122,7 @@ class Sharding:
         return mine, others
 
     def _boots(self, item: pytest.Item) -> bool:
-        """Whether *item* needs a server in its shard, as far as known."""
+        """Return whether *item* needs a server in its shard, as far as known."""
         finding, one = pair_of(item)
         if finding is None:
             return _owner(item) != item.nodeid

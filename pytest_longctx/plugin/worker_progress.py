@@ -123,7 +123,7 @@ class WorkerProgress:
                 return
 
     def _states(self) -> Iterator[tuple[str, int, Progress]]:
-        """The fresh states, each with its worker and the number of its wait."""
+        """Return the fresh states, each with its worker and the number of its wait."""
         for path in Path(self.folder).glob("gw*"):
             if path.suffix:
                 continue

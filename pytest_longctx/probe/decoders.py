@@ -13,7 +13,7 @@ from pytest_longctx.probe.softmax import Heads, Latent
 from pytest_longctx.probe.weights import MLP, Matrix
 
 STILL_BASE = 1e30
-"""Base of the rotary embeddings; see `softmax.still`."""
+"""Base of the rotary embeddings; see `softmax._slow_dimensions`."""
 
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -134,7 +134,7 @@ def mistral(window: int = 4096) -> Family:
 
 
 def gpt_oss(window: int = 128) -> Family:
-    """The probe of gpt-oss: layers with a window of 128 tokens alternate with full ones, and every head has a sink."""
+    """Return the probe of gpt-oss: layers with a window of 128 tokens alternate with full ones, and every head has a sink."""
     kinds: list[tuple[int, Any]] = [(0, "sliding"), (1, "full"), (2, "sliding"), (3, "full")]
     config = {
         "architectures": ["GptOssForCausalLM"],
@@ -193,8 +193,8 @@ def _empty_experts(prefix: str, experts: int, size: int) -> dict[str, Matrix]:
 
 def deepseek(version: int) -> Family:
     """
-    The probe of DeepSeek V2 or V3: latent attention with 512 dimensions, and 64 with a rotary embedding. V3 also has a
-    latent query.
+    Return the probe of DeepSeek V2 or V3: latent attention with 512 dimensions, and 64 with a rotary embedding. V3 also
+    has a latent query.
     """
     config = {
         "architectures": [f"DeepseekV{version}ForCausalLM"],

@@ -66,7 +66,7 @@ def qwen3_next() -> Family:
 
 
 def qwen3_5() -> Family:
-    """The probe of Qwen3.5, dense: like Qwen3-Next, but each input of Gated DeltaNet has its own projection."""
+    """Return the probe of Qwen3.5, dense: like Qwen3-Next, but each input of Gated DeltaNet has its own projection."""
     rotary = {"rope_type": "default", "rope_theta": COMMON["rope_theta"], "partial_rotary_factor": _ROTARY_SHARE}
     own = {
         "architectures": ["Qwen3_5ForCausalLM"],
@@ -217,7 +217,7 @@ def _renamed_ends(hidden: int) -> dict[str, Matrix]:
 
 
 def mamba2() -> Family:
-    """The probe of pure Mamba2: four Mamba2 layers and no other layers."""
+    """Return the probe of pure Mamba2: four Mamba2 layers and no other layers."""
     config = {
         "architectures": ["Mamba2ForCausalLM"],
         "model_type": "mamba2",

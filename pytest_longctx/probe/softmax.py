@@ -37,7 +37,7 @@ class Heads:
         return self.query // self.kv
 
 
-def still(heads: Heads, width: int) -> list[int]:
+def _slow_dimensions(heads: Heads, width: int) -> list[int]:
     """
     Return *width* dimensions of a head that a rotary embedding of base 10^30 rotates by less than 10^-8 in 10^7 tokens.
 
@@ -48,7 +48,7 @@ def still(heads: Heads, width: int) -> list[int]:
     return slow[:width]
 
 
-def codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
+def _codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
     """
     Return the orthogonal codes of *keys* within a layer (dims, keys), and the matrix that reads them from a field
     (keys, 64).
@@ -69,7 +69,7 @@ def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
     return table
 
 
-def power_of_two(least: float) -> float:
+def _power_of_two(least: float) -> float:
     """Return the smallest power of two from *least* on. A product with it is exact in BF16."""
     return float(2.0 ** math.ceil(math.log2(least)))
 
@@ -82,9 +82,9 @@ def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = 
     single head fetches both. With *normed*, the engine norms queries and keys to a mean square of 1, and `norm_gain` sets the
     score.
     """
-    book, read = codebook(keys)
-    dims = still(heads, len(book))
-    gain = 1.0 if normed else power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / len(book))
+    book, read = _codebook(keys)
+    dims = _slow_dimensions(heads, len(book))
+    gain = 1.0 if normed else _power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / len(book))
     query = np.zeros((heads.query, heads.dim, hidden), np.float32)
     key = np.zeros((heads.kv, heads.dim, hidden), np.float32)
     query[:, dims, ASK] = gain * book @ read
@@ -100,7 +100,7 @@ def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = 
 
 def norm_gain(heads: Heads) -> float:
     """Return the weight of the query norm: two vectors of mean square 1 then score sqrt(head_dim) times this."""
-    return power_of_two(LEAST_SCORE / math.sqrt(heads.dim))
+    return _power_of_two(LEAST_SCORE / math.sqrt(heads.dim))
 
 
 def _fetching(heads: Heads, hidden: int) -> tuple[Matrix, Matrix]:
@@ -149,7 +149,7 @@ def latent_attention(sizes: Latent, keys: Sequence[int], hidden: int) -> dict[st
     embedding, so both parts of a cached token are read. The value is always read from the latent. The norm of the
     latent multiplies a needle by the known sqrt(rank / 128).
     """
-    book, read = codebook(keys)
+    book, read = _codebook(keys)
     width = len(book)
     in_latent, in_rope = book.copy(), book.copy()
     in_latent[:, 1::2] = 0
@@ -167,8 +167,8 @@ def latent_attention(sizes: Latent, keys: Sequence[int], hidden: int) -> dict[st
     up[:, :width, :WIDTH] = in_latent @ read
     up[:, sizes.nope : sizes.nope + 2 * WIDTH, : 2 * WIDTH] = np.eye(2 * WIDTH) / normed
     query = np.zeros((sizes.heads, sizes.nope + sizes.rope, hidden), np.float32)
-    query[:, :width, ASK] = power_of_two(score / normed) * in_latent @ read
-    query[:, sizes.nope + sizes.rope - width :, ASK] = power_of_two(score) * in_rope @ read
+    query[:, :width, ASK] = _power_of_two(score / normed) * in_latent @ read
+    query[:, sizes.nope + sizes.rope - width :, ASK] = _power_of_two(score) * in_rope @ read
     out = np.zeros((hidden, sizes.heads, sizes.value), np.float32)
     for number, got in enumerate((GOT_KEY, GOT_VALUE)):
         out[got, :, number * WIDTH : (number + 1) * WIDTH] = identity[:, None] * WRITTEN / sizes.heads
@@ -186,7 +186,7 @@ def _two_steps(query: Matrix, rank: int, hidden: int) -> dict[str, Matrix]:
     first = np.zeros((rank, hidden), np.float32)
     first[:WIDTH, ASK] = np.eye(WIDTH)
     second = np.zeros((len(query), rank), np.float32)
-    second[:, :WIDTH] = query[:, ASK] / power_of_two(math.sqrt(rank / WIDTH) / 2)
+    second[:, :WIDTH] = query[:, ASK] / _power_of_two(math.sqrt(rank / WIDTH) / 2)
     return {"q_a_proj": first, "q_b_proj": second}
 
 
@@ -204,10 +204,10 @@ def held(heads: Heads, size: float, hidden: int, projections: dict[str, Matrix])
     return projections | {"v": value.reshape(-1, hidden), "o": out.reshape(hidden, -1)}
 
 
-def match_score(heads: Heads, keys: Sequence[int]) -> float:
+def _match_score(heads: Heads, keys: Sequence[int]) -> float:
     """Return the score of a match before the softmax, if queries and keys are not normed."""
-    width = len(codebook(keys)[0])
-    return power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / width) * width / math.sqrt(heads.dim)
+    width = len(_codebook(keys)[0])
+    return _power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / width) * width / math.sqrt(heads.dim)
 
 
 def halved_by_sinks(
@@ -223,6 +223,6 @@ def halved_by_sinks(
     out = projections["o"].reshape(-1, heads.query, heads.dim).copy()
     out[:, 0::2] *= 4
     out[:, 1::2] *= -4
-    sinks = np.full(heads.query, match_score(heads, keys) / 2, np.float32)
+    sinks = np.full(heads.query, _match_score(heads, keys) / 2, np.float32)
     sinks[1::2] *= 2
     return projections | {"o": out.reshape(len(out), -1)}, sinks

@@ -15,7 +15,7 @@ from pytest_longctx.prompts.cache import TokenCache, token_cache
 from pytest_longctx.prompts.corpus import Sentences, Source, too_short
 from pytest_longctx.prompts.needles import Haystack, Needle, hide
 from pytest_longctx.prompts.ruler.build import Posed, build
-from pytest_longctx.prompts.ruler.material import material
+from pytest_longctx.prompts.ruler.published_data import material
 from pytest_longctx.prompts.text import Text, encoded
 from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Ids, Prompt
 from pytest_longctx.prompts.tokenizer import ModelTokenizer

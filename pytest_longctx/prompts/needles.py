@@ -102,7 +102,7 @@ def _between_sentences(vocabulary: ModelTokenizer, hay: Ids, wanted: int) -> int
 
 def score(answer: str, expected: str) -> bool:
     """
-    Whether *answer* contains the needle's code as a separate number. Commas and spaces between its digits are
+    Return whether *answer* contains the needle's code as a separate number. Commas and spaces between its digits are
     ignored.
 
     >>> score("It is 4,821,937.", "4821937"), score("48219370", "4821937")

@@ -129,7 +129,7 @@ _DERIVED: Final = frozenset({"miscounted_prompts", "miscounted_answers", "ledger
 
 
 def is_derived(why: str) -> bool:
-    """Whether the reason of a verdict summarises many requests: a single request explains the same cause better."""
+    """Return whether the reason of a verdict summarises many requests: a single request explains the same cause better."""
     return bool(lines := missed(why)) and lines[0].measure in _DERIVED
 
 
@@ -355,7 +355,7 @@ def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
 
 
 def _from_reason(row: Row) -> Iterator[tuple[str, str]]:
-    """Rows that explain a cause from the reason of its verdict, for a results file without explanations."""
+    """Return the rows that explain a cause from the reason of its verdict, for a results file without explanations."""
     lines = missed(row["why"])
     for line in lines:
         yield "seen", f"{line.measure} {line.seen}"

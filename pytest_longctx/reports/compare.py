@@ -103,7 +103,7 @@ def noise_of(measure: str, *runs: Samples) -> Noise:
 
 
 def _repeated(measure: str, runs: tuple[Samples, ...]) -> Iterator[tuple[list[float], float]]:
-    """The values of each compared run that repeated *measure*, and their median."""
+    """Return the values of each compared run that repeated *measure*, and their median."""
     for run in runs:
         its = run.values.get(measure, [])
         if len(its) >= REPEATS and (middle := median(its)):

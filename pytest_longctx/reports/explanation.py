@@ -93,7 +93,7 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def _explained(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> Iterator[Row]:
-    """The rows of an explanation that tests with one cause have in common."""
+    """Return the rows of an explanation that tests with one cause have in common."""
     seen = verdict.observation or Observation(None)
     yield from (
         ("because", "; ".join(filter(None, (_because(seen), *_changes(deciding), verdict.remark)))),

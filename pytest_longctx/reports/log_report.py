@@ -56,7 +56,7 @@ class LogReport:
         return self.state in ("failed", "impaired")
 
     def lines(self) -> Iterator[str]:
-        """The lines of the log report for a terminal."""
+        """Return the lines of the log report for a terminal."""
         version = self.reading.words.get("engine_version", "of unknown version")
         engine = f"{self.engine} {version}" if self.engine else "an engine that is not recognised"
         yield f"{self.name}: {engine}: {_SAYS[self.state]}"
@@ -96,7 +96,7 @@ class LogReport:
             yield from (boot for boot in boots if boot is not self.reading.boot)
 
     def as_json(self) -> dict[str, Any]:
-        """The log report as JSON, for programs."""
+        """Return the log report as JSON, for programs."""
         found, reading = self.found, self.reading
         cause = reading.cause
         return {
@@ -186,15 +186,15 @@ def report(
 
 
 def catalogue_of(backend: str) -> str:
-    """The name of the catalogue that holds the log lines of *backend*."""
+    """Return the name of the catalogue that holds the log lines of *backend*."""
     made = backends.named(backend)
     return made.failures or made.name
 
 
 def documented(engine: str | None, found: Diagnosis | None) -> tuple[Finding, ...]:
     """
-    The shipped findings that document the failure *found* in a log of *engine*: same signature, and same
-    phase if they name one.
+    Return the shipped findings that document the failure *found* in a log of *engine*: same signature, and same phase
+    if they name one.
     """
     if found is None or found.signature is None:
         return ()
@@ -219,7 +219,7 @@ def _chunks(first: bytes, source: IO[bytes]) -> Iterator[bytes]:
 
 
 def _texts(name: str) -> Iterator[str]:
-    """The lines of the log *name*; empty for standard input or a pipe, which can be read only once."""
+    """Return the lines of the log *name*; empty for standard input or a pipe, which can be read only once."""
     if name == "-" or not stat.S_ISREG(Path(name).stat().st_mode):
         return
     with _opened(name) as source:
@@ -229,7 +229,7 @@ def _texts(name: str) -> Iterator[str]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """The log *name* opened as bytes, decompressed if necessary. Raises `UsageError`."""
+    """Return the log *name* opened as bytes, decompressed if necessary. Raises `UsageError`."""
     if name == "-":
         yield sys.stdin.buffer
         return

@@ -22,7 +22,7 @@ _MADE = "<!-- Made by `longctx findings`. Edit the TOML files, not this page. --
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     r"""
-    The lines of a Markdown table for a page; a pipe in a cell does not end the cell.
+    Return the lines of a Markdown table for a page; a pipe in a cell does not end the cell.
 
     >>> list(markdown_table(("a", "b"), [("1|2", "3")]))
     ['| a | b |', '| --- | --- |', '| 1\\|2 | 3 |']

@@ -8,7 +8,7 @@ position, boots and requests over time, and gauges of servers and devices.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_longctx.deployments.capacity import Law
+from pytest_longctx.deployments.ttft_law import Law
 from pytest_longctx.reports import analysis
 from pytest_longctx.reports.analysis import LengthPoint
 from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Part, Segment, Series, Table
@@ -223,7 +223,7 @@ def drift(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
 
 
 def _stretch(one: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cells of one stretch of the curve of a drift."""
+    """Return the cells of one stretch of the curve of a drift."""
     figures = (f"{one[key]:.3g}" for key in ("drift_nats", "noise_nats"))
     return (f"{one['from_tokens']:,} to {one['to_tokens'] - 1:,}", *figures, f"{one['argmax_changed']:.2%}")
 

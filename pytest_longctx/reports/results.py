@@ -87,7 +87,7 @@ class Writer:
         self._file.close()
 
     def place(self) -> Path:
-        """The current path of this run's results file: a later run in the same folder renames it."""
+        """Return the current path of this run's results file: a later run in the same folder renames it."""
         files = (self.path, *self.path.parent.glob("results.*.jsonl"))
         return next((path for path in files if path.exists() and path.stat().st_ino == self._id), self.path)
 
@@ -231,7 +231,7 @@ def merge(parts: Mapping[str, Results]) -> Results:
 
 
 def green(results: Results) -> bool:
-    """Whether the results are green: no part is red and at least one server was judged."""
+    """Return whether the results are green: no part is red and at least one server was judged."""
     judged = any(row["verdict"] in JUDGED[:3] and row["server"] for row in results.verdicts)
     return judged and not results.footer["exit_code"]
 

@@ -27,7 +27,7 @@ _SETTLED_BY_BOOT = ("engine", "model")
 
 
 def conditions(*, longctx: str, launcher: str, load: str, fail_on: str, baseline: Path | None) -> dict[str, str]:
-    """Conditions that a resumed run compares: the options that all verdicts depend on, as stored in the header."""
+    """Return the conditions that a resumed run compares: the options that all verdicts depend on, as stored in the header."""
     content = hashlib.sha256(baseline.read_bytes()).hexdigest()[:12] if baseline else ""
     return {"longctx": longctx, "launcher": launcher, "load": load, "fail_on": fail_on, "baseline": content}
 

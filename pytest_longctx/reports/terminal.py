@@ -17,7 +17,7 @@ MOST_WIDTH = 160
 
 
 def is_claim(entry: Entry) -> bool:
-    """Whether a verdict in the terminal's table is about a published figure and not about a server."""
+    """Return whether a verdict in the terminal's table is about a published figure and not about a server."""
     return entry.verdict != "out of scope" and not entry.server
 
 

@@ -33,13 +33,13 @@ class Attention:
         return max(1, ceil(self.kv_heads / tensor_parallel))
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
-        """Bytes of one token in a layer's KV cache on one device."""
+        """Return the bytes of one token in a layer's KV cache on one device."""
         per_head = self.key_dim + self.value_dim
         index = self.index_dim * (self.index_value_bytes or value_bytes) / self.index_rate
         return self.heads_on_device(tensor_parallel) * per_head * value_bytes + index
 
     def kept(self, tokens: int) -> int:
-        """Maximum number of *tokens* that a layer's KV cache holds between two batches."""
+        """Return the maximum number of *tokens* that a layer's KV cache holds between two batches."""
         return min(tokens, self.window) if self.window else tokens
 
 
@@ -65,7 +65,7 @@ class Latent:
     """Tokens that share one key of the indexer (GLM-5.3)."""
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
-        """Bytes of one token in a layer's latent cache on one device."""
+        """Return the bytes of one token in a layer's latent cache on one device."""
         del tensor_parallel  # a latent has no heads to divide
         return ((self.rank + self.rope_dim) * value_bytes + self.index_bytes / self.index_rate) / self.rate
 
@@ -75,7 +75,7 @@ class Latent:
         return self.index_dim + 4 * ceil(self.index_dim / 128)
 
     def kept(self, tokens: int) -> int:
-        """Number of *tokens* that a layer's latent cache holds; an incomplete group counts as complete."""
+        """Return the number of *tokens* that a layer's latent cache holds; an incomplete group counts as complete."""
         return min(tokens, self.window) if self.window else ceil(tokens / self.rate) * self.rate
 
 
@@ -91,7 +91,7 @@ class Part:
     groups: int = 1
 
     def on_device(self, tensor_parallel: int) -> int:
-        """Numbers of one tensor of a recurrent layer's cached state on one device."""
+        """Return the numbers of one tensor of a recurrent layer's cached state on one device."""
         return ceil(self.numbers / min(tensor_parallel, self.shards)) + self.repeated + self._of_groups(tensor_parallel)
 
     def _of_groups(self, tensor_parallel: int) -> int:
@@ -116,7 +116,7 @@ class State:
     """Dtype in the model's config, or the dtype that every engine uses if the config has none."""
 
     def request_bytes(self, conv_bytes: float, recurrent_bytes: float, tensor_parallel: int = 1) -> float:
-        """Bytes of one request's cached state in a recurrent layer on one device."""
+        """Return the bytes of one request's cached state in a recurrent layer on one device."""
         conv, recurrent = self.conv.on_device(tensor_parallel), self.recurrent.on_device(tensor_parallel)
         return conv * conv_bytes + recurrent * recurrent_bytes
 
@@ -125,7 +125,10 @@ Cache = Attention | Latent | State
 
 
 def pairs(cache: Attention | Latent, tokens: int) -> float:
-    """Minimum number of query-key pairs that one head multiplies over a layer's cache in the prefill of *tokens*."""
+    """
+    Return the minimum number of query-key pairs that one head multiplies over a layer's cache in the prefill of
+    *tokens*.
+    """
     rate = cache.rate if isinstance(cache, Latent) else 1
     reach = min(tokens, cache.window or cache.attended * rate or tokens)
     if isinstance(cache, Attention) and cache.span == "chunked":

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_longctx.shapes import spans
+from pytest_longctx.shapes import windows
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped
+from pytest_longctx.shapes.config_keys import MOST_LAYERS, Keys
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import MOST_LAYERS, Keys
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import ANY, Tensor, norm
 
@@ -30,7 +30,7 @@ VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
 def layer_count(k: Keys) -> int:
-    """Number of decoder layers; it must be in the file."""
+    """Return the number of decoder layers; it must be in the file."""
     return k.stated(*LAYERS, most=MOST_LAYERS)
 
 
@@ -90,7 +90,7 @@ class Decoder:
     """A missing width is four times the hidden size."""
     position_rows: int | None = None
     """Additional rows of the table of learned positions beyond the config's number; None: no table."""
-    attends: spans.Rule = spans.everything
+    attends: windows.Rule = windows.everything
     experts: ExpertsRule | None = None
     expert_path: str = "mlp"
     additions: Callable[[Keys, Basics], tuple[Tensor, ...]] | None = None

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import Basics, ExpertsRule
 from pytest_longctx.shapes.feedforward import Experts
-from pytest_longctx.shapes.keys import Keys, shown
-from pytest_longctx.shapes.spans import draft_layers
+from pytest_longctx.shapes.windows import draft_layers
 
 COUNT = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 USED = (
@@ -22,7 +22,7 @@ WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size")
 
 def routed(k: Keys) -> tuple[int, int]:
     """
-    Number of experts in a mixture, and of experts per token; all names of the key are read, so that none is
+    Return the number of experts in a mixture, and of experts per token; all names of the key are read, so that none is
     unknown.
     """
     found = [v for name in USED if k.has(name) for v in [k.raw(name)]]

@@ -91,7 +91,8 @@ class ModelShape:
 
     def kv_bytes_per_token(self, value_bytes: float = 2, tensor_parallel: int = 1, *, windowed: bool = False) -> int:
         """
-        Bytes of one more token on one device at a long context. Layers with a window drop an earlier token for it.
+        Return the bytes of one more token on one device at a long context. Layers with a window drop an earlier token
+        for it.
 
         With *windowed*, as if they kept everything: the use of an engine without a pool for windows.
         """
@@ -104,7 +105,7 @@ class ModelShape:
         )
 
     def _lets_go(self, cache: Attention | Latent) -> bool:
-        """Whether *cache* drops tokens. A window as wide as all positions of the model never does."""
+        """Return whether *cache* drops tokens. A window as wide as all positions of the model never does."""
         return cache.window > 0 and not (self.rope_positions and cache.window >= self.rope_positions)
 
     def kv_bytes(self, tokens: int, value_bytes: float = 2, tensor_parallel: int = 1) -> int:
@@ -116,7 +117,7 @@ class ModelShape:
 
     def state_bytes(self, conv_bytes: float = 2, recurrent_bytes: float | None = None, tensor_parallel: int = 1) -> int:
         """
-        Bytes of one request's states in all recurrent layers of the model on one device.
+        Return the bytes of one request's states in all recurrent layers of the model on one device.
 
         *recurrent_bytes* None: as in the config or, if not there, as for the convolution. Engines differ.
         """
@@ -129,7 +130,7 @@ class ModelShape:
 
     def attention_flop(self, tokens: int) -> float:
         """
-        Minimum floating-point operations of the model's attention to read a prompt of *tokens*, without the
+        Return the minimum floating-point operations of the model's attention to read a prompt of *tokens*, without the
         operations of an indexer.
         """
         return sum(n * pairs(c, tokens) * 2 * c.heads * (c.key_dim + c.value_dim) for c, n in self.attentions)
@@ -168,8 +169,8 @@ class ModelShape:
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
         """
-        Bytes of the model's weights on one device by ``quantization_config``; *value_bytes* for tensors that are not
-        quantised.
+        Return the bytes of the model's weights on one device by ``quantization_config``; *value_bytes* for tensors that
+        are not quantised.
         """
         plain = VALUE_BYTES.get(self.dtype, 2) if value_bytes is None else value_bytes
         total = sum(self.scheme.bytes_of(t, None, plain, tensor_parallel) for t in self.outside)
@@ -179,7 +180,7 @@ class ModelShape:
 
     def rope_bytes(self, value_bytes: float) -> int:
         """
-        Bytes of one table of the model's rotary embeddings, whole on every device.
+        Return the bytes of one table of the model's rotary embeddings, whole on every device.
 
         With 10,485,760 positions of 128 values it takes 2.5 GiB in BF16 (vLLM) and 5.0 GiB in FP32 (SGLang).
         """
@@ -235,12 +236,12 @@ class ModelShape:
         )
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
-        """Number of KV heads of the model's full layers on one device."""
+        """Return the number of KV heads of the model's full layers on one device."""
         cache = self._first
         return cache.heads_on_device(tensor_parallel) if isinstance(cache, Attention) else self.kv_heads
 
     def stage(self, stages: int) -> "ModelShape":
-        """The model's heaviest pipeline stage of *stages*: the longest run of layers and one of the tables."""
+        """Return the model's heaviest pipeline stage of *stages*: the longest run of layers and one of the tables."""
         if stages <= 1:
             return self
         size = ceil(self.layers / stages)

@@ -39,7 +39,7 @@ ALIASES = (
 
 @lru_cache(maxsize=100_000)
 def module_names(name: str, layer: int | None) -> tuple[str, ...]:
-    """The names under which a quantised checkpoint may list the module *name* of *layer*."""
+    """Return the names under which a quantised checkpoint may list the module *name* of *layer*."""
     own = [name]
     for part, others in ALIASES:
         own += [each.replace(part, other) for each in own if part in each for other in others]
@@ -81,7 +81,7 @@ class Expression:
         return cls((*looks["="], _compiled(rest)), tuple(looks["!"]))
 
     def match(self, name: str) -> bool:
-        """Whether the expression matches *name* from its start."""
+        """Return whether the expression matches *name* from its start."""
         text = name.encode("utf-8", "replace")
         return all(each.match(text) for each in self.wanted) and not any(each.match(text) for each in self.unwanted)
 
@@ -143,7 +143,7 @@ class Modules:
         return cls(frozenset(exact), tuple(globs), tuple(expressions), everything)
 
     def match(self, names: tuple[str, ...]) -> bool:
-        """Whether the list of modules contains one of these *names*, or a module that contains it."""
+        """Return whether the list of modules contains one of these *names*, or a module that contains it."""
         if self.all:
             return True
         if names not in self._known:

@@ -34,7 +34,7 @@ class Coding:
     """Bytes per column of a column order (GPTQ)."""
 
     def bytes_of(self, tensor: Tensor) -> float:
-        """Bytes of all copies of *tensor* as quantised by this coding, scales included."""
+        """Return the bytes of all copies of *tensor* as quantised by this coding, scales included."""
         copies = tensor.copies * tensor.slices
         if self.group < 0:
             scales = 1
@@ -63,7 +63,7 @@ class Scheme:
     """The dtype of the KV cache that the checkpoint requests."""
 
     def bytes_of(self, tensor: Tensor, layer: int | None, plain_bytes: float, tensor_parallel: int) -> float:
-        """Bytes of *tensor* on one device under the quantisation scheme."""
+        """Return the bytes of *tensor* on one device under the quantisation scheme."""
         coding = self._coding(tensor, layer)
         share = tensor.on_device(tensor_parallel) / tensor.numbers if tensor.numbers else 0
         return (tensor.numbers * plain_bytes if coding is None else coding.bytes_of(tensor)) * share

@@ -4,19 +4,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.shapes import rotary, spans, vision
-from pytest_longctx.shapes.families import classes, ties
+from pytest_longctx.shapes import rotary, vision, windows
+from pytest_longctx.shapes.config_keys import Keys, class_defaults, shown
+from pytest_longctx.shapes.families import classes, tied_embeddings
 from pytest_longctx.shapes.families.compressed import COMPRESSED
-from pytest_longctx.shapes.families.convolved import CONVOLVED
+from pytest_longctx.shapes.families.differing_layers import SHAPED
+from pytest_longctx.shapes.families.expert_layers import MIXED
 from pytest_longctx.shapes.families.hybrid import HYBRID
+from pytest_longctx.shapes.families.hyper_connections import STREAMS
 from pytest_longctx.shapes.families.latent import LATENT
-from pytest_longctx.shapes.families.mixed import MIXED
 from pytest_longctx.shapes.families.older import OLDER
 from pytest_longctx.shapes.families.pattern import PATTERN
 from pytest_longctx.shapes.families.plain import PLAIN
-from pytest_longctx.shapes.families.shaped import SHAPED
-from pytest_longctx.shapes.families.streams import STREAMS
-from pytest_longctx.shapes.keys import Keys, class_defaults, shown
+from pytest_longctx.shapes.families.short_convolutions import CONVOLVED
 from pytest_longctx.shapes.model import VALUE_BYTES, Body, ModelShape
 from pytest_longctx.shapes.refusal import MisreadError, NotUnderstood
 from pytest_longctx.shapes.schemes import read_scheme, with_experts
@@ -125,7 +125,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not supported")
     text, name = _text(config, outer)
     nested = text is not config
-    text = ties.settled(name, text)
+    text = tied_embeddings.settled(name, text)
     prefix = "text_config." if nested else ""
     # A class that writes a part of a config writes its type and what differs from its defaults.
     keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)
@@ -137,7 +137,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     body = family(keys)
     outside = classes.loaded(outer, body.outside)
     scheme = with_experts(read_scheme(_quantised(keys, outer, quantised)), keys)
-    dtype, positions, drafts = _dtype(keys, outer), spans.positions(keys), spans.draft_layers(keys)
+    dtype, positions, drafts = _dtype(keys, outer), windows.positions(keys), windows.draft_layers(keys)
     notes = list(body.notes)
     if drafts and not body.draft:
         notes.append(f"{drafts} layers of multi-token prediction are not counted")
@@ -159,7 +159,7 @@ def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
     kept = {
         key: config[key]
-        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype", ties.KEY)
+        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype", tied_embeddings.KEY)
         if key in config
     }
     return {**part, **kept}
@@ -181,7 +181,7 @@ def _unknown(name: str) -> MisreadError:
 
 
 def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
-    """The part of the config read that holds the table of quantisation: text part, whole, or the file beside it."""
+    """Return the part of the config read that holds the table of quantisation: text part, whole, or the file beside it."""
     for holder in (keys, outer):
         if holder.raw("quantization_config") or holder.raw("compression_config"):
             return holder
@@ -189,7 +189,7 @@ def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Key
 
 
 def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], str]:
-    """The text part of the config to read, and its model type."""
+    """Return the text part of the config to read, and its model type."""
     name = outer.word("model_type")
     if name is None:
         raise MisreadError("model_type", _beside(config))
@@ -207,7 +207,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
             "text_config.model_type", "this key is missing" if inner is None else f"the value is {shown(inner)}"
         )
     chosen = TEXT_OF.get(chosen, chosen) if chosen not in FAMILIES else chosen
-    return {**part, **ties.tie(name, config, part)}, ALIASES.get(chosen, chosen)
+    return {**part, **tied_embeddings.tie(name, config, part)}, ALIASES.get(chosen, chosen)
 
 
 def _beside(config: Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ class DeltaNet:
 
 
 def short_convolution(hidden: int, width: int, kernel: int, *, bias: bool, path: str = "conv") -> tuple[Tensor, ...]:
-    """Weights of the recurrent layer of LFM2: a gated short convolution."""
+    """Return the weights of the recurrent layer of LFM2: a gated short convolution."""
     return (
         Tensor(f"{path}.conv", width * kernel, shards=ANY),
         *((Tensor(f"{path}.conv.bias", width, shards=ANY),) if bias else ()),
@@ -159,7 +159,7 @@ def short_convolution(hidden: int, width: int, kernel: int, *, bias: bool, path:
 
 
 def lightning(hidden: int, heads: int, dim: int, path: str = "self_attn") -> tuple[Tensor, ...]:
-    """Weights of the recurrent layer of MiniMax: lightning attention."""
+    """Return the weights of the recurrent layer of MiniMax: lightning attention."""
     wide = heads * dim
     return (
         *linear(f"{path}.qkv_proj", 3 * wide, hidden, shards=heads),

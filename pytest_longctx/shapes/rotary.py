@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_longctx.shapes.caches import Attention, Latent
-from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.config_keys import Keys
 from pytest_longctx.shapes.model import Body
 
 WITHOUT = frozenset(
@@ -50,7 +50,7 @@ def dimension(k: Keys, body: Body, family: str) -> int:
 
 def stretch(k: Keys) -> float:
     """
-    Rows of the rotary table for each position: the factor of linear or dynamic scaling, else one.
+    Return the rows of the rotary table for each position: the factor of linear or dynamic scaling, else one.
 
     Observed for Gemma 3 in vLLM 0.19: 0.5 GiB of 1,048,576 rows for 131,072 positions
     (``LinearScalingRotaryEmbedding``).
@@ -72,7 +72,7 @@ MOST_STRETCH = 1024
 
 
 def _part(k: Keys) -> float:
-    """The part of a head that rotary embeddings rotate."""
+    """Return the part of a head that rotary embeddings rotate."""
     nested = k.raw("rope_parameters")
     values: list[Any] = [k.raw("partial_rotary_factor"), k.raw("rotary_pct")]
     if isinstance(nested, Mapping):
@@ -84,7 +84,10 @@ def _part(k: Keys) -> float:
 
 
 def is_scaled(config: Mapping[str, Any]) -> bool:
-    """Whether a *config* extends its rotary embeddings beyond the positions of the training, by any scaling except "default"."""
+    """
+    Return whether a *config* extends its rotary embeddings beyond the positions of the training, by any scaling except
+    "default".
+    """
     text = config.get("text_config")
     parts = (config, text) if isinstance(text, Mapping) else (config,)
     tables = [part[key] for part in parts for key in ("rope_scaling", "rope_parameters") if part.get(key)]

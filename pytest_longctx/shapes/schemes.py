@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes.keys import Keys, shown
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.modules import Modules
 from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Scheme
 
@@ -136,7 +136,7 @@ def _bitsandbytes(q: Keys) -> Scheme:
 
 
 def _weights(q: Keys, group: Keys) -> Coding | None:
-    """The coding of one group in the scheme of compressed-tensors; None if its weights are not quantised."""
+    """Return the coding of one group in the scheme of compressed-tensors; None if its weights are not quantised."""
     weights = group.table("weights")
     if weights is None:
         return None

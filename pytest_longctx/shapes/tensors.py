@@ -36,19 +36,22 @@ class Tensor(NamedTuple):
         return self.numbers if self.active is None else self.numbers // self.copies * self.active
 
     def on_device(self, tensor_parallel: int) -> int:
-        """Parameters of the tensor on one of several devices."""
+        """Return the number of parameters of this tensor on one of several devices."""
         return ceil(self.numbers / min(tensor_parallel, self.shards))
 
 
 def linear(
     name: str, rows: int, columns: int, *, bias: bool = False, shards: int = ANY, by_row: bool = True
 ) -> tuple[Tensor, ...]:
-    """The tensors of a linear layer: a matrix, and its bias if any. Sharded by columns, its bias is on every device."""
+    """
+    Return the tensors of a linear layer: a matrix, and its bias if any. Sharded by columns, its bias is on every
+    device.
+    """
     matrix = Tensor(name, rows, columns, shards=shards)
     return (matrix, Tensor(f"{name}.bias", rows, shards=shards if by_row else WHOLE)) if bias else (matrix,)
 
 
 def norm(name: str, size: int, *, bias: bool = False, copies: int = 1) -> tuple[Tensor, ...]:
-    """The tensors of a normalisation layer: a scale, and an offset if it has one."""
+    """Return the tensors of a normalisation layer: a scale, and an offset if it has one."""
     scale = Tensor(name, size, copies=copies)
     return (scale, Tensor(f"{name}.bias", size, copies=copies)) if bias else (scale,)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytest_longctx.shapes.keys import Keys, class_defaults
+from pytest_longctx.shapes.config_keys import Keys, class_defaults
 from pytest_longctx.shapes.refusal import MisreadError
 
 _GLM4V = ("glm4v", "glm4v_moe", "glm46v")
@@ -24,7 +24,10 @@ _NAMED = re.compile(r"(vision|image|audio|speech)_tower$|(vision|audio)_model_id
 
 
 def perceives(config: Mapping[str, Any]) -> bool:
-    """Whether *config* describes a vision or audio encoder besides the text model, under any of the known key names."""
+    """
+    Return whether *config* describes a vision or audio encoder besides the text model, under any of the known key
+    names.
+    """
     return any(key in config for key in TOWERS) or bool(_others(config))
 
 
@@ -34,7 +37,7 @@ def _others(config: Mapping[str, Any]) -> list[str]:
 
 
 def _describes(key: str, value: object) -> bool:
-    """Whether the *value* of a key is a table that describes an encoder, or the name of an encoder."""
+    """Return whether the *value* of a key is a table that describes an encoder, or the name of an encoder."""
     return (
         bool(_OTHER.search(key)) if isinstance(value, Mapping) else isinstance(value, str) and bool(_NAMED.search(key))
     )
@@ -212,7 +215,7 @@ def _embedding(k: Keys, hidden: int) -> int:
 
 
 def _side(k: Keys, key: str) -> int | None:
-    """The length of a side, which some write twice."""
+    """Return the length of a side, which some write twice."""
     value = k.raw(key)
     if isinstance(value, list | tuple) and value and all(each == value[0] for each in value):
         return Keys({key: value[0]}).maybe(key)
@@ -245,7 +248,7 @@ _JOINS_OF_WHOLE: Mapping[str, Callable[[Keys, int, int], int]] = {
 
 
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
-    """The projections of those types whose sizes are in the whole config; 0 of others."""
+    """Return the projections of those types whose sizes are in the whole config; 0 of others."""
     if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
         return hidden * k.count("scale_factor", default=2) ** 2 * text_hidden
     layers = k.raw("vision_feature_layer")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.client import limits
+from pytest_longctx.client import recovery
 
 
 @pytest.mark.judges("over-pool")
@@ -10,6 +10,6 @@ def test_server_gets_over_it(finding, boot, server, prompt, ask, judge):
     """If this fails, an accepted request hangs, or crashes the server."""
     length = finding.ask.prompt_length(server.max_model_len)
     seen = boot.weigh(ask(prompt(length), finding.ask.output_tokens))
-    canary = ask(prompt(limits.CANARY_TOKENS), 1, deadline_s=server.deployment.timeouts.canary_s)
-    verdict = judge(limits.after(seen, canary))
+    canary = ask(prompt(recovery.CANARY_TOKENS), 1, deadline_s=server.deployment.timeouts.canary_s)
+    verdict = judge(recovery.after(seen, canary))
     assert verdict

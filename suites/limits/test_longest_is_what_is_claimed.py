@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_longctx.client.limits import Try, found, longest
+from pytest_longctx.client.longest_context import Try, found, longest
 from pytest_longctx.observation import Observation
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx.certificate import ruler, timing, wire
+from pytest_longctx.certificate import calibration, time_checks, wire
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.dialects import known
 from pytest_longctx.certificate.examination import Examination, list_models
@@ -101,7 +101,7 @@ def test_a_page_is_read_or_left_out(page, name, monkeypatch):
     with listening(Hostile({page: {**PAGE_ATTACKS, **METRICS_ATTACKS}[name]})) as url:
         exam = Examination(Wire(url, Budget(tokens=1000)))
         if page == "metrics":
-            count = timing._counter(exam)
+            count = time_checks._counter(exam)
             assert count is None or count >= 0
         else:
             list_models(exam)
@@ -125,14 +125,14 @@ def test_a_page_is_read_or_left_out(page, name, monkeypatch):
 def test_a_counter_is_a_number_or_none(page):
     with listening(Hostile({"metrics": just(whole(page, 200, "text/plain"))})) as url:
         exam = Examination(Wire(url, Budget(tokens=1000)))
-        assert timing._counter(exam) is None
+        assert time_checks._counter(exam) is None
         exam.wire.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2**53])
 def test_a_server_that_counts_all_prompts_alike_is_sent_no_text_without_end(count):
     rng = np.random.default_rng(1)
-    made = ruler.calibrate(rng, lambda turns, most: count, "usage")
+    made = calibration.calibrate(rng, lambda turns, most: count, "usage")
     assert made is not None
     tracemalloc.start()
     try:

@@ -21,9 +21,9 @@ from pytest_longctx.certificate import wire
 from pytest_longctx.certificate.dialects import known
 from pytest_longctx.certificate.reply import Arrived
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import count_of, json_of
 from pytest_longctx.client.event_stream import EventParser
 from pytest_longctx.client.exchange import Refusal
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.deployments import command
 from pytest_longctx.deployments.deployment import Deployment

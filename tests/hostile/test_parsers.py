@@ -13,9 +13,9 @@ from pytest_longctx import shapes, toml
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import count_of, json_of
 from pytest_longctx.client.event_stream import EventParser, OversizedEvent
 from pytest_longctx.client.exchange import Refusal
+from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.diagnosis.log_reader import LogReader

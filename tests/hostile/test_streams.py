@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from pytest_longctx.client import answers
+from pytest_longctx.client import http_client
 from pytest_longctx.client.request import ask
 from pytest_longctx.prompts import PromptFactory
 from tests.hostile.servers import STREAM_ATTACKS, Hostile, just, listening, peak_mib, server_at, whole
@@ -14,7 +14,7 @@ PEAK_MIB = 150
 
 
 def asked(name, monkeypatch):
-    monkeypatch.setattr(answers, "ERROR_S", 0.5)
+    monkeypatch.setattr(http_client, "ERROR_S", 0.5)
     attack, _ = STREAM_ATTACKS[name]
     deadline_s = 1.0 if name in ("silence", "drip-of-comments") else 20.0
     grown_mib = peak_mib()

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from pytest_longctx.deployments.trained import Package
+from pytest_longctx.deployments.trained_model import Package
 
 HIDDEN, HEADS, KV_HEADS, INNER, LAYERS = 64, 4, 2, 96, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pytest_longctx.prompts.ruler.material import Material, Wheel
+from pytest_longctx.prompts.ruler.published_data import Material, Wheel
 
 NOISE = "Rain fell on the roof. A dog slept by the door. Nothing else moved."
 CONSTANTS = '''"""Templates."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames, Scoring
-from pytest_longctx.backends.sglang import defaults, memory
+from pytest_longctx.backends.sglang import defaults, memory, radix_tree
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
@@ -66,7 +66,7 @@ _UNSEEN = frozenset({"hy_v4", "mistral4"})
 
 
 def _window_pool(shape: Shape) -> bool:
-    """Whether SGLang gives layers with a window their own KV pool."""
+    """Return whether SGLang gives layers with a window their own KV pool."""
     return shape.whole is None or shape.architecture in (_LLAMA_4, *_WINDOW_POOLS)
 
 
@@ -118,10 +118,10 @@ class Sglang(Backend):
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         flags = deployment.flags
         chunk_tokens = int(flags.get("chunked-prefill-size", memory.CHUNK_TOKENS))
-        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, memory.MEASURED):
+        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, radix_tree.MEASURED):
             return 0.0
         windowed = (shape.chunked or shape.sliding) and _window_pool(shape)
-        return memory.host_s(prompt_tokens, chunk_tokens, deployment.version, shape.window if windowed else None)
+        return radix_tree.host_s(prompt_tokens, chunk_tokens, deployment.version, shape.window if windowed else None)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:
@@ -219,12 +219,15 @@ def _irregular(shape: Shape, whole: ModelShape) -> str:
 
 
 def _is_0_5_6(deployment: Deployment) -> bool:
-    """Whether the SGLang version is a 0.5.6, whose boots on eight devices were measured."""
+    """Return whether the SGLang version is a 0.5.6, whose boots on eight devices were measured."""
     return deployment.version is not None and in_range("0.5.6.post2", deployment.version)
 
 
 def _read(deployment: Deployment) -> bool:
-    """Whether the default of ``--mem-fraction-static`` in this SGLang version is known. No version means the newest."""
+    """
+    Return whether the default of ``--mem-fraction-static`` in this SGLang version is known. No version means the
+    newest.
+    """
     return deployment.version is None or any(overlap(deployment.version, each) for each in READ)
 
 
@@ -292,5 +295,8 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
 
 
 def _shares(whole: ModelShape) -> bool:
-    """Whether some layers have no entry in SGLang's KV cache. In a model with states, these are feed-forward layers."""
+    """
+    Return whether some layers have no entry in SGLang's KV cache. In a model with states, these are feed-forward
+    layers.
+    """
     return not whole.states and any(not layer.caches for layer in whole.stack)

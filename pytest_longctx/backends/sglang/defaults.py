@@ -53,7 +53,7 @@ def largest_decode_graph(gpu_mib: int, tensor_parallel: int, version: str | None
 
 def prefill_graphs(most_tokens: int) -> int:
     """
-    Number of prefill graphs that SGLang captures by default for up to *most_tokens*.
+    Return the number of prefill graphs that SGLang captures by default for up to *most_tokens*.
 
     >>> prefill_graphs(8192), prefill_graphs(16_384)
     (58, 74)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames, Scoring
-from pytest_longctx.backends.vllm import kvdtypes, lora, memory, pages, settings, speculative
+from pytest_longctx.backends.vllm import kv_dtypes, lora, memory, pages, settings, speculative
 from pytest_longctx.backends.vllm.memory import Beside
 from pytest_longctx.backends.vllm.speculative import Draft
 from pytest_longctx.deployments.capacity import Prediction
@@ -122,7 +122,7 @@ class Vllm(Backend):
 
 def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
     """
-    Whether layers with a window keep only their window (hybrid KV-cache manager).
+    Return whether layers with a window keep only their window (hybrid KV-cache manager).
 
     In *old* versions, chunked attention turns the manager off by default; no other kind of layer does.
     """
@@ -177,7 +177,7 @@ class VllmCpu(Vllm):
         quantised = dtype.startswith(("fp8", "nvfp4")) or dtype.endswith("per_token_head")
         # A 16-bit float set for the cache alone is used even if the model computes in FP32.
         whole = str(flags.get("dtype")) == "float32" and dtype not in ("bfloat16", "float16")
-        size = kvdtypes.PLAIN[1 if quantised else 4 if whole else 2]
+        size = kv_dtypes.PLAIN[1 if quantised else 4 if whole else 2]
         plain = deployment.model_copy(update={"flags": {**flags, "kv-cache-dtype": "auto"}})
         hybrid, ratio = _hybrid(deployment, shape, old=False), memory.group_ratio(deployment.version)
         layout = settings.layout(plain, shape, hybrid=hybrid, ratio=ratio, on_cpu=True)

@@ -12,7 +12,8 @@ DEFAULT_LORAS, DEFAULT_RANK = 1, 16
 
 def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -> float:
     """
-    Bytes of the slots for LoRA adapters on one device. vLLM allocates them with the model, even if none is loaded.
+    Return the bytes of the slots for LoRA adapters on one device. vLLM allocates them with the model, even if none is
+    loaded.
 
     Each matrix has ``--max-loras`` pairs of ``--max-lora-rank`` rows. The side that tensor parallelism does not divide
     is whole on every device. The tables at both ends of the model have slots, too.

@@ -2,7 +2,7 @@
 vLLM's memory: the pool of KV-cache blocks, and everything else that decides whether a long context boots.
 
 The pool follows ``v1/core/kv_cache_utils.py`` (0.11.0 to 0.33.0) and reproduces the logged capacity of real boots to
-the last digit. `pytest_longctx.backends.vllm.pages` computes its blocks, `pytest_longctx.backends.vllm.outside` all
+the last digit. `pytest_longctx.backends.vllm.pages` computes its blocks, `pytest_longctx.backends.vllm.overhead` all
 memory beside it.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 
-from pytest_longctx.backends.vllm import outside, pages, speculative
-from pytest_longctx.backends.vllm.kvdtypes import PLAIN
-from pytest_longctx.backends.vllm.outside import Range, Trial
+from pytest_longctx.backends.vllm import overhead, pages, speculative
+from pytest_longctx.backends.vllm.kv_dtypes import PLAIN
+from pytest_longctx.backends.vllm.overhead import Range, Trial
 from pytest_longctx.backends.vllm.pages import Grouping, Layout
 from pytest_longctx.backends.vllm.speculative import NO_DRAFT, Draft
 from pytest_longctx.deployments.capacity import Prediction, Term
@@ -54,13 +54,13 @@ because nothing is sorted since 0.17.
 
 def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int = 1) -> float:
     """
-    Bytes that the profiling run of vLLM 0.25 uses on one device beside the weights, without CUDA graphs.
+    Return the bytes that the profiling run of vLLM 0.25 uses on one device beside the weights, without CUDA graphs.
 
     From logs of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28
     (the same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
     """
     trial = Trial(max_num_seqs, max_batched_tokens, tensor_parallel, eager=True, version="==0.25.1")
-    return outside.other_bytes(shape, trial).expected
+    return overhead.other_bytes(shape, trial).expected
 
 
 NEW_GROUP_RATIO = 1.5
@@ -150,24 +150,24 @@ class Pool:
         return int(self.available_bytes // self.block_bytes)
 
     def blocks_for(self, tokens: int) -> int:
-        """Most blocks of the KV pool that one request of *tokens* needs at a time."""
+        """Return the most blocks of the KV pool that one request of *tokens* needs at a time."""
         return self.grouping.blocks_for(tokens, self.max_batched_tokens)
 
     def bytes_for(self, tokens: int) -> int:
         """
-        Bytes of the KV pool on one device that one request of *tokens* needs.
+        Return the bytes of the KV pool on one device that one request of *tokens* needs.
 
         If vLLM refuses to boot, its message gives this size as "needed".
         """
         return self.blocks_for(tokens) * self.block_bytes
 
     def concurrency(self, tokens: int) -> float:
-        """Number of requests of *tokens* that fit into the KV pool at once, as logged."""
+        """Return the number of requests of *tokens* that fit into the KV pool at once, as logged."""
         return self.blocks / self.blocks_for(tokens)
 
     def longest(self) -> int:
         """
-        Longest request in tokens that fits into the KV pool; 0 if none does. The engine reserves one block.
+        Return the longest request in tokens that fits into the KV pool; 0 if none does. The engine reserves one block.
 
         Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048). If
         every layer keeps a state or a window, only the model's positions limit the length.
@@ -200,7 +200,8 @@ def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
 
 def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> int:
     """
-    Bytes of one worker's tables in host memory: token ids and flags of every slot at full length, and block tables.
+    Return the bytes of one worker's tables in host memory: token ids and flags of every slot at full length, and block
+    tables.
 
     1,024 slots of 10M tokens take 57 GiB in each worker (vLLM 0.25.1).
     """
@@ -210,7 +211,10 @@ def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int
 
 
 def sampler_copy_bytes(max_num_seqs: int, shape: Shape) -> int:
-    """Bytes of one FP32 copy of a full batch's logits. Top-p sorting keeps several copies, one of them of 8-byte indices."""
+    """
+    Return the bytes of one FP32 copy of a full batch's logits. Top-p sorting keeps several copies, one of them of
+    8-byte indices.
+    """
     return max_num_seqs * shape.vocabulary * SAMPLER_LOGITS_BYTES
 
 
@@ -251,11 +255,11 @@ def predict(
     the bounds of the memory beside weights and cache differ in outcome. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
-    kept = weights.expected - outside.offloaded_bytes(beside.flags, weights.expected)
+    kept = weights.expected - overhead.offloaded_bytes(beside.flags, weights.expected)
     weights = weights + beside.draft.weights + Range(*(3 * [beside.adapters + kept - weights.expected]))
-    sizes = outside.graph_sizes(max_num_seqs, max_batched_tokens)
+    sizes = overhead.graph_sizes(max_num_seqs, max_batched_tokens)
     trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel, graphs=sizes)
-    other = outside.other_bytes(shape, trial)
+    other = overhead.other_bytes(shape, trial)
     available = available_bytes(device_bytes, utilisation, weights.expected, other.expected)
     parts = (value_bytes, tensor_parallel, block_size, in_flight or max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid, ratio, layout, beside.draft)
@@ -334,7 +338,7 @@ STATES_CHECKED = "0.20"
 
 def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Range:
     """
-    Bytes of the weights on one device, with the copies that the engine makes and the padding of its kernels.
+    Return the bytes of the weights on one device, with the copies that the engine makes and the padding of its kernels.
 
     MXFP4 experts are padded (``fused_moe/oracle/mxfp4.py``: Marlin and TensorRT-LLM to 128 and 256, others less). For
     gpt-oss-120b with 60.77 GiB, 65.97 and 64.38 GiB were logged. MLA keeps two BF16 matrices beside ``kv_b_proj``
@@ -343,10 +347,10 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
     plain = shape.weight_bytes(value_bytes, tensor_parallel, rope_value_bytes=2)
     if shape.model is None:
         return Range(plain, plain, plain)
-    low, high = outside.padding_bytes(shape.model, tensor_parallel)
+    low, high = overhead.padding_bytes(shape.model, tensor_parallel)
     # Towers are divided as well, which `Shape.weight_bytes` does not do (0.19, Llama 4 and Mistral on 2 and 4 devices).
     towers = (shape.whole.vision_parameters or 0) * 2 if shape.whole is not None else 0
-    copies = outside.latent_copies_bytes(shape.model, tensor_parallel) - towers * (1 - 1 / tensor_parallel)
+    copies = overhead.latent_copies_bytes(shape.model, tensor_parallel) - towers * (1 - 1 / tensor_parallel)
     return Range(plain + copies + low, plain + copies + high, plain + copies + high)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
-from pytest_longctx.backends.vllm.kvdtypes import PLAIN, ValueSize
+from pytest_longctx.backends.vllm.kv_dtypes import PLAIN, ValueSize
 from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.shapes.caches import Attention, Cache, Latent, State
 from pytest_longctx.shapes.model import VALUE_BYTES
@@ -72,7 +72,10 @@ class Kind:
         return self.tokens * (self.shards if self.span == "full" else 1)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
-        """Most blocks of such pages that a request of *tokens* needs in one group, while *in_flight* tokens are computed."""
+        """
+        Return the most blocks of such pages that a request of *tokens* needs in one group, while *in_flight* tokens are
+        computed.
+        """
         if self.span == "state":
             return self.state_blocks
         if self.span == "chunked":
@@ -107,7 +110,7 @@ class Grouping:
         return ceil(kind.layers / self.group_layers)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
-        """Most blocks that one request of *tokens* needs at a time, in all groups of pages."""
+        """Return the most blocks that one request of *tokens* needs at a time, in all groups of pages."""
         return sum(self._groups_of(kind) * kind.blocks_for(tokens, in_flight) for kind in self._counted)
 
     @property
@@ -216,7 +219,10 @@ def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
 
 
 def _uniform(kinds: Sequence[Kind]) -> bool:
-    """Whether the pages of all layers need blocks for the same tokens. One group then has them all, whatever their sizes."""
+    """
+    Return whether the pages of all layers need blocks for the same tokens. One group then has them all, whatever their
+    sizes.
+    """
     states = {(kind.page_bytes, kind.state_blocks) for kind in kinds if kind.span == "state"}
     return len({(kind.span, kind.window, kind.tokens) for kind in kinds}) == 1 and len(states) <= 1
 
@@ -245,7 +251,10 @@ def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
 
 
 def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
-    """Bytes of the KV pool if flags fix them. If not, None. The number of blocks has priority, as in the engine."""
+    """
+    Return the bytes of the KV pool if flags fix them. If not, None. The number of blocks has priority, as in the
+    engine.
+    """
     blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
     if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
         return float(blocks * block_bytes)

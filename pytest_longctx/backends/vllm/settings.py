@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pytest_longctx.backends.vllm import kvdtypes, outside, speculative
-from pytest_longctx.backends.vllm.outside import Trial
+from pytest_longctx.backends.vllm import kv_dtypes, overhead, speculative
+from pytest_longctx.backends.vllm.overhead import Trial
 from pytest_longctx.backends.vllm.pages import Layout
 from pytest_longctx.deployments.accelerators import Accelerator, every
 from pytest_longctx.deployments.deployment import Deployment
@@ -49,7 +49,7 @@ def device(deployment: Deployment) -> Accelerator | None:
 
 
 def all_in(deployment: Deployment, versions: str) -> bool:
-    """Whether the vLLM of *deployment* may be one of *versions*. No version means the newest."""
+    """Return whether the vLLM of *deployment* may be one of *versions*. No version means the newest."""
     return deployment.version is None or overlap(deployment.version, versions)
 
 
@@ -80,18 +80,21 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
 
 
 def _small_batches(deployment: Deployment, here: Accelerator) -> bool:
-    """Whether a device of 70 GiB or more gets the defaults of small ones: A100s by their name, GB10 since 0.33."""
+    """Return whether a device of 70 GiB or more gets the defaults of small ones: A100s by their name, GB10 since 0.33."""
     return here.kind.startswith("A100") or (here.kind == "GB10" and all_in(deployment, ">=0.33"))
 
 
 def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
-    """Bytes of a value in the dtype that the model computes with. FP32 only on request."""
+    """Return the bytes of a value in the dtype that the model computes with. FP32 only on request."""
     del model  # "auto" is 16 bits also for a config in FP32
     return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
 
 
 def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
-    """Whether vLLM uses the KV cache dtype that the checkpoint names: ModelOpt's since 0.25 (``utils/torch_utils.py``)."""
+    """
+    Return whether vLLM uses the KV cache dtype that the checkpoint names: ModelOpt's since 0.25
+    (``utils/torch_utils.py``).
+    """
     return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
 
 
@@ -117,8 +120,8 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
     dtype, size = kv_dtype(deployment, shape), model_bytes(deployment, model)
     found = [cache for cache, _ in model.attentions if isinstance(cache, Latent)] if model is not None else []
     sparse, here = any(cache.index_dim for cache in found), device(deployment)
-    keys = kvdtypes.of_keys(dtype, size) or (kvdtypes.PLAIN[2] if found else None)
-    latents = kvdtypes.of_latents(dtype, size, packs_fp8=sparse and here is not None and here.family == "hopper")
+    keys = kv_dtypes.of_keys(dtype, size) or (kv_dtypes.PLAIN[2] if found else None)
+    latents = kv_dtypes.of_latents(dtype, size, packs_fp8=sparse and here is not None and here.family == "hopper")
     if keys is None or (found and latents is None):
         return None
     states = str(flags.get("mamba-cache-dtype", "auto"))
@@ -148,7 +151,10 @@ EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
-    """Bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, or as for the convolution."""
+    """
+    Return the bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, or as for the
+    convolution.
+    """
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
     silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)
@@ -164,7 +170,7 @@ default is 128.
 
 
 def _block(deployment: Deployment, *, latent: bool, sparse: bool, on_cpu: bool) -> int:
-    """Default of vLLM's ``--block-size``, in tokens."""
+    """Return the default of vLLM's ``--block-size``, in tokens."""
     if on_cpu:
         amx = str(deployment.flags.get("attention-backend", "")).upper() == "AMX_MLA"
         return REFERENCE_LATENT_BLOCK if latent and not amx else 128
@@ -184,7 +190,7 @@ def _keeps_states(deployment: Deployment, model: ModelShape | None, *, on_cpu: b
 
 
 def in_flight(deployment: Deployment, batch: int) -> int:
-    """Tokens that vLLM may have scheduled without a result yet, for batches of *batch* tokens."""
+    """Return the number of tokens that vLLM may have scheduled without a result yet, for batches of *batch* tokens."""
     stages = int(deployment.flags.get("pipeline-parallel-size", 1))
     if deployment.version is None or overlap(deployment.version, IN_FLIGHT):
         return batch
@@ -214,7 +220,7 @@ _SECOND_SINCE: Final = {"Qwen3ForCausalLM": ">=0.22", "LlamaForCausalLM": ">=0.2
 
 def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
     """
-    Whether vLLM uses its second model runner; None if unknown.
+    Return whether vLLM uses its second model runner; None if unknown.
 
     Since 0.29 for all except `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, source of 0.32.0). Before, for dense
     models by class, if their weights are not quantised; logs of 0.27 and 0.28 agree.
@@ -254,7 +260,7 @@ def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel
         version=deployment.version,
         linked=here is None or (here.linked and here.family in ("hopper", "blackwell")),
         flashinfer=_samples_with_flashinfer(deployment),
-        graphs=outside.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
+        graphs=overhead.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
         second_runner=second_runner(deployment, shape),
         context=deployment.max_model_len,
         hopper=None if here is None else here.family == "hopper",
@@ -263,7 +269,7 @@ def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel
 
 
 def _without_graphs(flags: Mapping[str, Any]) -> bool:
-    """Whether vLLM captures no graphs: ``--enforce-eager``, ``-O0``, or a ``cudagraph_mode`` of NONE."""
+    """Return whether vLLM captures no graphs: ``--enforce-eager``, ``-O0``, or a ``cudagraph_mode`` of NONE."""
     if flags.get("enforce-eager", False) or str(flags.get("optimization-level", "")) == "0":
         return True
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_longctx.backends.vllm.outside import Range
+from pytest_longctx.backends.vllm.overhead import Range
 from pytest_longctx.deployments.deployment import Deployment, FlagValue
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.caches import Attention, Cache, Latent
@@ -77,7 +77,7 @@ def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft |
 
 
 def draft_tokens(flags: Mapping[str, FlagValue]) -> int:
-    """Number of tokens that vLLM drafts at once; 0 without speculative decoding."""
+    """Return the number of tokens that vLLM drafts at once; 0 without speculative decoding."""
     told = config(flags)
     return _count(told) if told else 0
 

@@ -49,7 +49,10 @@ class ToolRun:
         return next(iter(self.server.secrets), None)
 
     def deadline_s(self, requests: int, prompt_tokens: int, output_tokens: int) -> float:
-        """Deadline for *requests* at the deployment's slowest rates. It is long enough not to cause a failure itself."""
+        """
+        Return the deadline for *requests* at the deployment's slowest rates. It is long enough not to cause a failure
+        itself.
+        """
         at_once = self.ask.concurrency or 1
         each_s = self.server.deployment.timeouts.request_s(prompt_tokens * at_once, output_tokens)
         return START_S + math.ceil(requests / at_once) * each_s
@@ -76,7 +79,7 @@ class Tool:
         return f"the tool {self.name!r}"
 
     def owner(self, _backend: Backend) -> Installable:
-        """The tool or backend in whose environment this tool runs."""
+        """Return the tool or backend in whose environment this tool runs."""
         return self
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
@@ -88,7 +91,7 @@ class Tool:
         return {"OPENAI_API_KEY": errand.api_key} if errand.api_key else {}
 
     def deadline_s(self, errand: ToolRun) -> float:
-        """Deadline in seconds from the tool's start."""
+        """Return the deadline in seconds from the tool's start."""
         ask = errand.ask
         return errand.deadline_s(ask.requests or 1, ask.prompt_tokens or 1, ask.output_tokens)
 

@@ -146,7 +146,7 @@ def _last_words(log: Path) -> str:
 
 
 def _answers(errand: ToolRun) -> bool:
-    """Whether the server still answers after the tool has run."""
+    """Return whether the server still answers after the tool has run."""
     try:
         with open_client(errand.server, CONNECT_S) as http:
             return http.get(errand.server.backend.health).status_code < 500

@@ -88,8 +88,8 @@ def _of_some(one: _Named, other: _Named) -> Divergence:
 
 def term(p: Array, q: Array) -> Array:
     """
-    The share of one cell in a KL divergence: p log(p / q) - p + q. It is never negative, and the shares sum to the
-    divergence.
+    Return the share of one cell in a KL divergence: p log(p / q) - p + q. It is never negative, and the shares sum to
+    the divergence.
 
     >>> bool(term(np.array([0.5]), np.array([0.5]))[0] == 0), bool(np.isinf(term(np.array([0.5]), np.array([0.0]))[0]))
     (True, True)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pytest_longctx.client.answers import json_of
+from pytest_longctx.client.json_values import json_of
 
 TOP_TOKENS: Final = 20
 """

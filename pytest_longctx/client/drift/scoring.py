@@ -10,13 +10,14 @@ import httpx
 
 from pytest_longctx.backends import Scoring
 from pytest_longctx.client import event_loop
-from pytest_longctx.client.answers import decoder, error_text, own_error
 from pytest_longctx.client.drift import scores
 from pytest_longctx.client.drift.scores import TOP_TOKENS, Array, Scores, UnscoredError
 from pytest_longctx.client.exchange import Ending, Exchange, Refusal, UnservedError
+from pytest_longctx.client.http_client import decoder, error_text
 from pytest_longctx.client.server import Answer, Server, unaskable
 from pytest_longctx.client.watchdog import open_http
 from pytest_longctx.processes.progress import Progress, ProgressCallback
+from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.prompts import Prompt
 from pytest_longctx.redaction import shown
 

@@ -54,7 +54,7 @@ def summary(walk: Walk) -> Observation:
 
 def _foreign(walk: Walk) -> float | None:
     """
-    The most `Reading.foreign_tokens` among the readings and their controls; nothing of a control may be cached.
+    Return the most `Reading.foreign_tokens` among the readings and their controls; nothing of a control may be cached.
 
     None if unknown for a reading. A control whose usage does not report cached tokens is ignored.
     """

@@ -10,7 +10,7 @@ from pytest_longctx.client import event_loop
 from pytest_longctx.client.exchange import Exchange, UnservedError
 from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.state_paths import company, evidence, pressure, tasks
+from pytest_longctx.client.state_paths import concurrent_requests, evidence, pressure, tasks
 from pytest_longctx.client.state_paths.evidence import Path
 from pytest_longctx.client.state_paths.reading import Reading
 from pytest_longctx.client.state_paths.tasks import Task
@@ -333,11 +333,11 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "speculation": speculation,
         "chunks": chunks,
         "stored-dtype": stored_dtype,
-        "same-at-once": company.same_at_once,
-        "lengths": company.lengths,
-        "arriving": company.arriving,
-        "leaving": company.leaving,
-        "cancelled": company.cancelled,
+        "same-at-once": concurrent_requests.same_at_once,
+        "lengths": concurrent_requests.lengths,
+        "arriving": concurrent_requests.arriving,
+        "leaving": concurrent_requests.leaving,
+        "cancelled": concurrent_requests.cancelled,
         "decode-border": decode_border,
         "reused": pressure.reused,
         "other-beginning": other_beginning,

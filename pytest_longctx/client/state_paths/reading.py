@@ -73,15 +73,15 @@ class Reading:
 
     def hit_share(self, block: int) -> float | None:
         """
-        Share of the reusable tokens, in whole blocks of *block* tokens, that came from the cache; None if there are
-        none, or if unknown.
+        Return the share of the reusable tokens, in whole blocks of *block* tokens, that came from the cache; None if
+        there are none, or if unknown.
         """
         most = min(self.reusable, len(self.task.prompt) - 1) // block * block
         cached = self.exchange.usage.cached_tokens
         return None if not most or cached is None or not self.whole_only else cached / most
 
     def without_answer(self, block: int) -> bool:
-        """Whether the cache had all whole blocks of an earlier prompt, and not those that its answer completed."""
+        """Return whether the cache had all whole blocks of an earlier prompt, and not those that its answer completed."""
         cached, prompt = self.exchange.usage.cached_tokens, self.prefilled // block * block
         return (
             cached is not None and prompt <= cached < self.reusable // block * block and self.prefilled < self.reusable
@@ -128,7 +128,10 @@ def wrong_needles(readings: Sequence[Reading], pieces: Pieces) -> Iterator[str]:
 
 
 def noise_nats(colds: Mapping[str, Sequence[Exchange]]) -> float | None:
-    """Largest difference of a log-probability between cold readings of one prompt; None if no prompt was read cold twice."""
+    """
+    Return the largest difference of a log-probability between cold readings of one prompt; None if no prompt was read
+    cold twice.
+    """
     gaps = [
         gap
         for exchanges in colds.values()
@@ -139,7 +142,10 @@ def noise_nats(colds: Mapping[str, Sequence[Exchange]]) -> float | None:
 
 
 def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]) -> float | None:
-    """Largest difference of a log-probability between a reading and its nearest cold reading; None without log-probabilities."""
+    """
+    Return the largest difference of a log-probability between a reading and its nearest cold reading; None without
+    log-probabilities.
+    """
     gaps = [
         min(found)
         for each in readings
@@ -155,7 +161,7 @@ def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]
 
 
 def allowed_nats(noise: float) -> float:
-    """Largest log-probability difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times *noise*."""
+    """Return the largest log-probability difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times *noise*."""
     return max(TIE_NATS, NOISE_FACTOR * noise)
 
 

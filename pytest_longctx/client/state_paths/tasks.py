@@ -46,7 +46,7 @@ def context(task: Task, answer: Sequence[int]) -> Ids:
 
 def common_prefix(one: Ids, other: Ids) -> int:
     """
-    Number of tokens at the start that two contexts share.
+    Return the number of tokens at the start that two contexts share.
 
     >>> common_prefix(np.array([4, 5, 6]), np.array([4, 5, 7, 8]))
     2

@@ -172,7 +172,7 @@ class Walk:
         return found
 
     def colds_of(self, each: Reading) -> Sequence[Exchange]:
-        """The walk's cold readings of the same prompt as *each*."""
+        """Return the walk's cold readings of the same prompt as *each*."""
         return self.colds.get(each.task.name, ())
 
     def talk(
@@ -260,14 +260,20 @@ def _others(several: Sequence[Task], task: Task) -> Iterator[Ids]:
 
 
 def _ends_inside(task: Task, common: int, earlier: Sequence[Ids]) -> bool:
-    """Whether a task shares *common* tokens with *earlier* contexts, and neither the task nor such a context ends there."""
+    """
+    Return whether a task shares *common* tokens with *earlier* contexts, and neither the task nor such a context ends
+    there.
+    """
     return common < len(task.prompt) and not any(
         len(context) <= common and tasks.common_prefix(task.prompt.ids, context) == len(context) for context in earlier
     )
 
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
-    """Whether the walk's server reports, by metrics or flags, that it caches prefixes; None if this is not reported."""
+    """
+    Return whether the walk's server reports, by metrics or flags, that it caches prefixes; None if this is not
+    reported.
+    """
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):
         return told == "true"

@@ -296,7 +296,10 @@ class Container(Candidate):
         return self._watch.kills() if self._is_here else None
 
     def exit_code(self) -> int | None:
-        """The exit code in the container's state; None while it runs. Raises `LaunchError` if the engine has stopped."""
+        """
+        Return the exit code in the container's state; None while it runs. Raises `LaunchError` if the engine has
+        stopped.
+        """
         if not self._over.is_set():
             return None
         if self.lost:
@@ -307,7 +310,7 @@ class Container(Candidate):
         return self._exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether the memory limit ended the container or a process in it; None while it runs undamaged."""
+        """Return whether the memory limit ended the container or a process in it; None while it runs undamaged."""
         if self._oom_killed is not None:
             return self._oom_killed
         # A killed worker may show in the engine's log, without a cause, seconds before the container's state has it.

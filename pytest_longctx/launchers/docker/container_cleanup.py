@@ -131,7 +131,7 @@ def owner() -> str:
 
 def is_dead(who: str) -> bool:
     """
-    Whether the process that started a container has ended; False if that is unknown.
+    Return whether the process that started a container has ended; False if that is unknown.
 
     *who* is the `owner` text of the process.
     """

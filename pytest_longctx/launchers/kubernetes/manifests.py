@@ -100,7 +100,7 @@ def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
 
 
 def has_key(made: Recipe) -> bool:
-    """Whether the engine of a manifest can require an API key."""
+    """Return whether the engine of a manifest can require an API key."""
     return KEY in made.argv or KEY in made.env.values()
 
 
@@ -277,7 +277,7 @@ def name_of(one: Deployment, run_id: str | None) -> str:
 
 
 def key_secret(name: str) -> str:
-    """The name of the Secret with the API key of *name*."""
+    """Return the name of the Secret with the API key of *name*."""
     return f"{name}-key"
 
 

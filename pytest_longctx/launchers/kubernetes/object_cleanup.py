@@ -169,7 +169,7 @@ def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, 
 
 
 def _is_named(row: Any) -> bool:
-    """Whether *row* has the fields of a Kubernetes object that this package uses."""
+    """Return whether *row* has the fields of a Kubernetes object that this package uses."""
     meta = row.get("metadata") if isinstance(row, dict) else None
     if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
         return False

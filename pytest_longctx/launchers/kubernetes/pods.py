@@ -319,7 +319,7 @@ class Pods(Candidate):
         return self.seen.exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether the Pod's memory limit ended it; None while it runs."""
+        """Return whether the Pod's memory limit ended it; None while it runs."""
         return self.seen.oom_killed
 
     def new_lines(self) -> Iterator[str]:

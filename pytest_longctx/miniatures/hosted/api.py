@@ -139,7 +139,7 @@ class HostedApi:
             raise RequestError(text, status=429, code="rate_limit_exceeded", headers=self.retry_headers(wait_s))
 
     def knows(self, authorization: str) -> bool:
-        """Whether *authorization* has the API key of a customer."""
+        """Return whether *authorization* has the API key of a customer."""
         return self.key is None or authorization == f"Bearer {self.key}"
 
     def retry_headers(self, wait_s: float) -> dict[str, str]:
@@ -167,7 +167,7 @@ class HostedApi:
         return call
 
     def serves(self, model: Any) -> bool:
-        """Whether *model* is the name of the model that the hosted API serves."""
+        """Return whether *model* is the name of the model that the hosted API serves."""
         return bool(model == self.model)
 
     def parsed(self, dialect: Dialect, body: dict[str, Any]) -> Call:

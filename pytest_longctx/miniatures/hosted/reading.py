@@ -75,7 +75,7 @@ def asked_things(text: str) -> list[str] | None:
 
 
 def asks(ids: Ids) -> bool:
-    """Whether the read prompt *ids* asks for codes or for a count."""
+    """Return whether the read prompt *ids* asks for codes or for a count."""
     text = decode(ids)
     return asked_things(text) is not None or COUNT.search(text[-2000:]) is not None
 

@@ -41,7 +41,7 @@ def error(message: str, kind: str = "invalid_request_error", param: str | None =
 
 
 def openai(it: OverLength) -> Refusal:
-    """Refusal by OpenAI's chat completions."""
+    """Return the refusal by OpenAI's chat completions."""
     if it.prompt > it.limit or not it.asked:
         seen, advice = f"your messages resulted in {it.prompt} tokens", "the length of the messages"
     else:
@@ -52,13 +52,13 @@ def openai(it: OverLength) -> Refusal:
 
 
 def openai_without_numbers(_it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by OpenAI's newer models, and the Responses API."""
+    """Return the refusal of a prompt that is too long by OpenAI's newer models, and the Responses API."""
     text = "Your input exceeds the context window of this model. Please adjust your input and try again."
     return 400, error(text, param="input", code="context_length_exceeded")
 
 
 def vllm(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by vLLM from 0.12 on."""
+    """Return the refusal of a prompt that is too long by vLLM from 0.12 on."""
     head = f"This model's maximum context length is {it.limit} tokens. However, "
     if it.prompt >= it.limit or not it.asked:
         text = head + f"your request has {it.prompt} input tokens. Please reduce the length of the input messages."
@@ -71,7 +71,7 @@ def vllm(it: OverLength) -> Refusal:
 
 
 def sglang(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by SGLang: a flat body."""
+    """Return the refusal of a prompt that is too long by SGLang: a flat body."""
     if it.prompt >= it.limit:
         text = f"The input ({it.prompt} tokens) is longer than the model's context length ({it.limit} tokens)."
     else:
@@ -84,7 +84,7 @@ def sglang(it: OverLength) -> Refusal:
 
 def tgi(it: OverLength) -> Refusal:
     """
-    Refusal of a prompt that is too long by Text Generation Inference: status 422, and a text in place of an
+    Return the refusal of a prompt that is too long by Text Generation Inference: status 422, and a text in place of an
     object.
     """
     text = (
@@ -95,14 +95,14 @@ def tgi(it: OverLength) -> Refusal:
 
 
 def llamacpp(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by the llama.cpp server."""
+    """Return the refusal of a prompt that is too long by the llama.cpp server."""
     text = f"request ({it.prompt} tokens) exceeds the available context size ({it.limit} tokens), try increasing it"
     counts = {"n_prompt_tokens": it.prompt, "n_ctx": it.limit}
     return 400, {"error": {"code": 400, "message": text, "type": "exceed_context_size_error", **counts}}
 
 
 def anthropic(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by Anthropic's Messages API and gateways to it."""
+    """Return the refusal of a prompt that is too long by Anthropic's Messages API and gateways to it."""
     if it.prompt > it.limit:
         text = f"prompt is too long: {it.prompt} tokens > {it.limit} maximum"
     else:
@@ -118,31 +118,31 @@ def anthropic(it: OverLength) -> Refusal:
 
 
 def moonshot(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by Moonshot: the error has neither ``param`` nor ``code``."""
+    """Return the refusal of a prompt that is too long by Moonshot: the error has neither ``param`` nor ``code``."""
     text = f"Invalid request: Your request exceeded model token limit: {it.limit} (requested: {it.total})"
     return 400, {"error": {"message": text, "type": "invalid_request_error"}}
 
 
 def google(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by Google's OpenAI-compatible endpoint: a list."""
+    """Return the refusal of a prompt that is too long by Google's OpenAI-compatible endpoint: a list."""
     text = f"The input token count ({it.prompt}) exceeds the maximum number of tokens allowed ({it.limit})."
     return 400, [{"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}}]
 
 
 def mistral(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by Mistral."""
+    """Return the refusal of a prompt that is too long by Mistral."""
     text = f"Prompt contains {it.prompt} tokens and 0 draft tokens, too large for model with {it.limit} maximum context length"
     return 400, {"object": "error", "message": text, "type": "invalid_request_prompt", "param": None, "code": "3051"}
 
 
 def xai(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by xAI: the error is a text."""
+    """Return the refusal of a prompt that is too long by xAI: the error is a text."""
     text = f"This model's maximum prompt length is {it.limit} but the request contains {it.total} tokens."
     return 400, {"code": "invalid-argument", "error": text}
 
 
 def openrouter(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by OpenRouter, whose wording says ``about``."""
+    """Return the refusal of a prompt that is too long by OpenRouter, whose wording says ``about``."""
     text = (
         f"This endpoint's maximum context length is {it.limit} tokens. However, you requested about {it.total} tokens "
         f"({it.prompt} of text input, {it.answer} in the output). Please reduce the length of either one, or use the "

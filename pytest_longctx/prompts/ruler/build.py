@@ -9,9 +9,9 @@ import numpy as np
 from pytest_longctx.errors import NoExactTextError, PromptError, unknown
 from pytest_longctx.prompts import text as prompt_text
 from pytest_longctx.prompts.ruler import documents, niah, scoring, tracking, words
-from pytest_longctx.prompts.ruler.exact import Room
-from pytest_longctx.prompts.ruler.material import Material
+from pytest_longctx.prompts.ruler.exact_length import Room
 from pytest_longctx.prompts.ruler.niah import Written
+from pytest_longctx.prompts.ruler.published_data import Material
 from pytest_longctx.prompts.ruler.tasks import TASKS, Task
 from pytest_longctx.prompts.token_ids import Prompt, Sendable
 from pytest_longctx.prompts.tokenizer import ModelTokenizer

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from pytest_longctx.prompts.ruler import exact, hiding
-from pytest_longctx.prompts.ruler.exact import Draft, Room
-from pytest_longctx.prompts.ruler.material import Asked, Material, Questions
+from pytest_longctx.prompts.ruler import exact_length, insertion
+from pytest_longctx.prompts.ruler.exact_length import Draft, Room
 from pytest_longctx.prompts.ruler.niah import Written
+from pytest_longctx.prompts.ruler.published_data import Asked, Material, Questions
 from pytest_longctx.prompts.ruler.tasks import Task
 
 _DRAWN: Final = 64
@@ -27,13 +27,13 @@ def write(task: Task, material: Material, room: Room, rng: np.random.Generator) 
     """
     questions = material.questions(task.questions)
     asked = _drawn(questions, room, rng)
-    before, after = hiding.split(material.templates["qa"])
+    before, after = insertion.split(material.templates["qa"])
     after = after.replace("{query}", asked.question)
 
     def make(chars: int) -> Draft:
         return _draft(material.document, questions, asked, chars, rng)
 
-    return Written(exact.cut(room, before, make, after), asked.answers)
+    return Written(exact_length.cut(room, before, make, after), asked.answers)
 
 
 def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
@@ -45,7 +45,7 @@ def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
         if needed <= _MOST_FILLED * (room.tokens - room.count(asked.question)) - 100:  # the instruction takes under 100
             return asked
         least = min(least, needed)
-    raise exact.too_small(room.tokens, "the documents of none of the drawn questions fit into the prompt")
+    raise exact_length.too_small(room.tokens, "the documents of none of the drawn questions fit into the prompt")
 
 
 def _draft(heading: str, questions: Questions, asked: Asked, chars: int, rng: np.random.Generator) -> Draft:
@@ -62,7 +62,7 @@ def _draft(heading: str, questions: Questions, asked: Asked, chars: int, rng: np
     last = max(mixed.index(each) for each in own)
     written = [_headed(heading, number, text) for number, text in enumerate(mixed, 1)]
     least = len("\n\n".join(written[: last + 1]))
-    made, most = sum(len(each) + 2 for each in written), exact.enough(chars)
+    made, most = sum(len(each) + 2 for each in written), exact_length.enough(chars)
     for text in others:
         written.append(_headed(heading, len(written) + 1, text))
         made += len(written[-1]) + 2

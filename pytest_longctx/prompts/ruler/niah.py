@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from pytest_longctx.prompts.ruler import exact, hiding
-from pytest_longctx.prompts.ruler.exact import Draft, Room
-from pytest_longctx.prompts.ruler.material import Material
+from pytest_longctx.prompts.ruler import exact_length, insertion
+from pytest_longctx.prompts.ruler.exact_length import Draft, Room
+from pytest_longctx.prompts.ruler.published_data import Material
 from pytest_longctx.prompts.ruler.tasks import Drawn, Task
 
 DEPTHS: Final = tuple(round(each) / 100 for each in np.linspace(0, 100, 40))
@@ -76,7 +76,7 @@ def framed(task: Task, material: Material, asked: tuple[str, ...]) -> tuple[str,
             template = template.replace(plural, singular)
         kind = kind.removesuffix("s")
     names = asked[0] if len(asked) == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
-    return hiding.split(template.replace("{type_needle_v}", kind).replace("{query}", names))
+    return insertion.split(template.replace("{type_needle_v}", kind).replace("{query}", names))
 
 
 def write(task: Task, material: Material, room: Room, rng: np.random.Generator) -> Written:
@@ -101,24 +101,24 @@ def _in_noise(material: Material, facts: Facts, room: Room, head: str, tail: str
     def make(chars: int) -> Draft:
         count = max(len(facts.sentences), chars // len(line))
         places = sorted(int(each) for each in rng.choice(count, len(facts.sentences), replace=False))
-        return hiding.in_lines(line, places, [f"{each}\n" for each in facts.sentences], exact.enough(chars))
+        return insertion.in_lines(line, places, [f"{each}\n" for each in facts.sentences], exact_length.enough(chars))
 
-    return exact.cut(room, head, make, tail)
+    return exact_length.cut(room, head, make, tail)
 
 
 def _in_essays(material: Material, facts: Facts, room: Room, head: str, tail: str, rng: np.random.Generator) -> str:
     """Hide the facts at different published depths of the essays, which begin at a random sentence and repeat."""
-    start = hiding.sentence_start(material.essays, int(rng.integers(len(material.essays))))
+    start = insertion.sentence_start(material.essays, int(rng.integers(len(material.essays))))
     depths = sorted(float(each) for each in rng.choice(DEPTHS, len(facts.sentences), replace=False))
     last = facts.sentences[-1] if depths[-1] == 1 else None
     inner = facts.sentences[: len(facts.sentences) - (last is not None)]
 
     def make(chars: int) -> Draft:
-        hay = hiding.repeated(material.essays, start, exact.enough(chars))
+        hay = insertion.repeated(material.essays, start, exact_length.enough(chars))
         hay_chars = max(0, chars - sum(len(each) + 1 for each in inner))
-        return hiding.in_text(hay, [depth * hay_chars for depth in depths[: len(inner)]], inner)
+        return insertion.in_text(hay, [depth * hay_chars for depth in depths[: len(inner)]], inner)
 
-    return exact.cut(room, head, make, f" {last}{tail}" if last else tail)
+    return exact_length.cut(room, head, make, f" {last}{tail}" if last else tail)
 
 
 def _among_facts(
@@ -134,23 +134,23 @@ def _among_facts(
     (fact,) = facts.sentences
     spare = room.tokens - room.count(f"{head}{fact}{tail}")
     if spare < 0:
-        raise exact.too_small(
+        raise exact_length.too_small(
             room.tokens, f"the instruction, the fact and the question alone take {room.tokens - spare:,}"
         )
     few = [f"\n{other()}" for _ in range(_CLOSING)]
-    each = float(exact.sizes(room.vocabulary, few).mean())
+    each = float(exact_length.sizes(room.vocabulary, few).mean())
     units = [f"\n{other()}" for _ in range(int(spare / each * 1.02) + 8)]
-    fitting = np.cumsum(exact.sizes(room.vocabulary, units)) <= spare - 2 * each
-    given = exact.Units(units[: int(fitting.sum())], few, lambda _, unit: unit, f"\n{fact}")
-    held = exact.closed(room, head, given, tail, rng)
+    fitting = np.cumsum(exact_length.sizes(room.vocabulary, units)) <= spare - 2 * each
+    given = exact_length.Units(units[: int(fitting.sum())], few, lambda _, unit: unit, f"\n{fact}")
+    held = exact_length.closed(room, head, given, tail, rng)
     if held is not None:
         return held
 
     def make(chars: int) -> Draft:  # all facts take equally many tokens, so the last one is cut
         count = max(1, chars // len(fact))
-        more = [f"{other()}\n" for _ in range(exact.enough(count))]
+        more = [f"{other()}\n" for _ in range(exact_length.enough(count))]
         at = int(rng.integers(count))
         more.insert(at, f"{fact}\n")
         return Draft("".join(more), sum(len(one) for one in more[: at + 1]))
 
-    return exact.cut(room, head, make, tail)
+    return exact_length.cut(room, head, make, tail)

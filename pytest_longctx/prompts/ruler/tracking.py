@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from pytest_longctx.prompts.ruler import exact, hiding
-from pytest_longctx.prompts.ruler.exact import Draft, Room
-from pytest_longctx.prompts.ruler.material import Material
+from pytest_longctx.prompts.ruler import exact_length, insertion
+from pytest_longctx.prompts.ruler.exact_length import Draft, Room
 from pytest_longctx.prompts.ruler.niah import Written
+from pytest_longctx.prompts.ruler.published_data import Material
 from pytest_longctx.prompts.ruler.tasks import TRACKED_HOPS
 
 _EXAMPLE_TOKENS: Final = 500
@@ -50,14 +50,14 @@ def write(material: Material, room: Room, rng: np.random.Generator) -> Written:
     head = f" {_example(material, room, rng)}\n\n\n\n{head}"
 
     def make(chars: int) -> Draft:
-        return _noised(material, chain, chars, exact.enough(chars), rng)
+        return _noised(material, chain, chars, exact_length.enough(chars), rng)
 
-    return Written(exact.cut(room, head, make, tail), chain.names)
+    return Written(exact_length.cut(room, head, make, tail), chain.names)
 
 
 def _framed(material: Material, chain: Chain) -> tuple[str, str]:
     template = material.templates["variable_tracking"].replace("{query}", chain.value)
-    return hiding.split(template.replace("{num_v}", str(len(chain.names))))
+    return insertion.split(template.replace("{num_v}", str(len(chain.names))))
 
 
 def _noised(material: Material, chain: Chain, chars: int, made_chars: int, rng: np.random.Generator) -> Draft:
@@ -65,7 +65,7 @@ def _noised(material: Material, chain: Chain, chars: int, made_chars: int, rng: 
     line = f"{material.noise}\n "
     count = max(len(chain.names), chars // len(line))
     places = sorted(int(each) for each in rng.choice(count, len(chain.names), replace=False))
-    return hiding.in_lines(line, places, chain.assignments, made_chars)
+    return insertion.in_lines(line, places, chain.assignments, made_chars)
 
 
 def _example(material: Material, room: Room, rng: np.random.Generator) -> str:

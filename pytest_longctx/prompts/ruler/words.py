@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pytest_longctx.prompts.ruler import exact, hiding
-from pytest_longctx.prompts.ruler.exact import Room, Units
-from pytest_longctx.prompts.ruler.material import Material
+from pytest_longctx.prompts.ruler import exact_length, insertion
+from pytest_longctx.prompts.ruler.exact_length import Room, Units
 from pytest_longctx.prompts.ruler.niah import Written
+from pytest_longctx.prompts.ruler.published_data import Material
 from pytest_longctx.prompts.ruler.tasks import COMMON_WORDS, FREQUENT_WORDS, LONG_TOKENS, TASKS
 
 _CLOSING: Final = 512
@@ -54,7 +54,7 @@ def write_common(material: Material, room: Room, rng: np.random.Generator) -> Wr
     not fit, they occur 6 times and once. If the word list is too short for the length, both numbers are
     multiplied. Raises `PromptError`.
     """
-    before, after = hiding.split(material.templates["common_words_extraction"].replace("{query}", ""))
+    before, after = insertion.split(material.templates["common_words_extraction"].replace("{query}", ""))
     words = [material.listed[place] for place in rng.permutation(len(material.listed))]
     long = room.tokens + TASKS["cwe"].output_tokens >= LONG_TOKENS
     for how in (_LONG, _SHORT) if long else (_SHORT,):
@@ -65,7 +65,7 @@ def write_common(material: Material, room: Room, rng: np.random.Generator) -> Wr
         found = _composed(room, words, room.tokens - room.count(head + after), how)
         if found is not None:
             return _listed(room, words, *found, (head, after), rng)
-    raise exact.too_small(room.tokens, f"{COMMON_WORDS} common words and as many others do not fit")
+    raise exact_length.too_small(room.tokens, f"{COMMON_WORDS} common words and as many others do not fit")
 
 
 def _listed(
@@ -79,9 +79,9 @@ def _listed(
     units = _numbered(_repeated(used, times * how.often, times * how.seldom, rng, _REPLACEABLE))
     rest = words[count:][:_CLOSING] or used[COMMON_WORDS:][:_CLOSING]
     head, after = frame
-    text = exact.closed(room, head, Units(units, rest, lambda place, word: f" {place + 1}. {word}"), after, rng)
+    text = exact_length.closed(room, head, Units(units, rest, lambda place, word: f" {place + 1}. {word}"), after, rng)
     if text is None:
-        raise exact.too_small(room.tokens, "no list of words has exactly the requested length")
+        raise exact_length.too_small(room.tokens, "no list of words has exactly the requested length")
     return Written(text, tuple(used[:COMMON_WORDS]))
 
 
@@ -100,7 +100,7 @@ def _repeated(words: list[str], often: int, seldom: int, rng: np.random.Generato
 
 def _composed(room: Room, words: list[str], spare: int, how: _Often) -> tuple[int, int, _Often] | None:
     """Return how many of *words* fit into *spare* tokens, and how many times as often as *how* says; None if too few fit."""
-    of_words = exact.sizes(room.vocabulary, [f" {word}" for word in words])
+    of_words = exact_length.sizes(room.vocabulary, [f" {word}" for word in words])
     numbers = _number_sizes(room, max(2, spare // 2))
     of_numbers = np.concatenate(([0.0], np.cumsum(numbers)))
     common = float(of_words[:COMMON_WORDS].sum())
@@ -121,7 +121,7 @@ def _number_sizes(room: Room, most: int) -> npt.NDArray[np.float64]:
     """Estimate the tokens of each number from 1 to *most* from a sample of them."""
     every = np.arange(1, most + 1)
     some = np.unique(np.linspace(1, most, min(most, _SAMPLED_NUMBERS)).astype(int))
-    return np.interp(every, some, exact.sizes(room.vocabulary, [f" {number}." for number in some]))
+    return np.interp(every, some, exact_length.sizes(room.vocabulary, [f" {number}." for number in some]))
 
 
 def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Written:
@@ -130,22 +130,22 @@ def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Wri
 
     The most frequent is written as dots, and the next three are the answer. Raises `PromptError`.
     """
-    before, after = hiding.split(material.templates["freq_words_extraction"].replace("{query}", ""))
+    before, after = insertion.split(material.templates["freq_words_extraction"].replace("{query}", ""))
     size = max(2 * FREQUENT_WORDS, (room.tokens + TASKS["fwe"].output_tokens) // 50)
     coded = _coded(size + _CLOSING, rng)
     vocabulary, unused = [_DOTS, *coded[1:size]], coded[size:]
     spare = room.tokens - room.count(before + after)
-    counts = _counts(exact.sizes(room.vocabulary, [f" {word}" for word in vocabulary]), spare)
+    counts = _counts(exact_length.sizes(room.vocabulary, [f" {word}" for word in vocabulary]), spare)
     if counts[FREQUENT_WORDS] <= counts[FREQUENT_WORDS + 1] + 1:
-        raise exact.too_small(
+        raise exact_length.too_small(
             room.tokens, "the third and the fourth most frequent word would be equally frequent in this text"
         )
     mixed = [word for word, count in zip(vocabulary, counts, strict=True) for _ in range(count)]
     units = [f" {mixed[place]}" for place in rng.permutation(len(mixed))]
     given = Units(units, [_DOTS, *unused], lambda _, word: f" {word}")
-    text = exact.closed(room, before, given, after, rng)
+    text = exact_length.closed(room, before, given, after, rng)
     if text is None:
-        raise exact.too_small(room.tokens, "no text of coded words has exactly the requested length")
+        raise exact_length.too_small(room.tokens, "no text of coded words has exactly the requested length")
     return Written(text, tuple(vocabulary[1 : 1 + FREQUENT_WORDS]))
 
 

@@ -100,8 +100,8 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 def differences(command: Command, argv: tuple[str, ...], env: Options | None = None) -> Iterator[Difference]:
     """
-    Differences from a published *command*: each flag of *argv* and each variable of *env*, with its reason if
-    one is given.
+    Return the differences from a published *command*: each flag of *argv* and each variable of *env*, with its reason
+    if one is given.
     """
     flags = documented(command.text), {name: value for name, value in _of_line(argv).items() if name not in _EACH_RUN}
     for then, now in (flags, (command.env, env or {})):

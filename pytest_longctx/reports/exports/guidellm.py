@@ -63,7 +63,7 @@ def unfit(workload: Workload) -> str:
 
 
 def report(results: Results, workload: Workload) -> dict[str, Any]:
-    """The report of one *workload* of *results*."""
+    """Return the report of one *workload* of *results*."""
     whole = f"pytest-longctx {results.header['started']} {results.header.get('seed')} {results.header.get('shard', '')}"
     run, own = (str(uuid.uuid5(uuid.NAMESPACE_URL, f"{whole} {of}".strip())) for of in ("", workload.verdict["test"]))
     return {
@@ -107,7 +107,7 @@ def _scenario(workload: Workload) -> dict[str, Any]:
 
 
 def _backend(workload: Workload) -> dict[str, Any]:
-    """The server; results do not keep its address."""
+    """Return the server; results do not keep its address."""
     return {
         "kind": "openai_http",
         "target": "http://127.0.0.1",
@@ -219,7 +219,7 @@ def _by_status(values: Sequence[float], weight: int = 1) -> dict[str, Any]:
 
 
 def _distribution(values: Sequence[float], weight: int = 1) -> dict[str, Any]:
-    """The distribution of *values*, each counted *weight* times, by the definitions of ``DistributionSummary``."""
+    """Return the distribution of *values*, each counted *weight* times, by the definitions of ``DistributionSummary``."""
     if not values:
         stated = ("mean", "median", "mode", "variance", "std_dev", "min", "max", "total_sum")
         return {**dict.fromkeys(stated, 0.0), "count": 0, "percentiles": dict.fromkeys(_PERCENTILES, 0.0)}

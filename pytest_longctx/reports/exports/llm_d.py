@@ -27,7 +27,7 @@ _RATES: Final = (
 
 
 def report(results: Results, workload: Workload) -> dict[str, Any]:
-    """The report of one *workload* of *results*."""
+    """Return the report of one *workload* of *results*."""
     latency = {theirs: made for ours, theirs, unit in _LATENCIES if (made := _spread(workload.figures.get(ours), unit))}
     throughput = {
         theirs: {"units": unit, "mean": workload.rates[ours]} for ours, theirs, unit in _RATES if ours in workload.rates
@@ -48,7 +48,7 @@ def report(results: Results, workload: Workload) -> dict[str, Any]:
 
 
 def _spread(spread: Spread | None, unit: str) -> dict[str, Any] | None:
-    """The statistics of one figure; None without a mean, which the format requires."""
+    """Return the statistics of one figure; None without a mean, which the format requires."""
     if spread is None or spread.mean is None:
         return None
     known = {"min": spread.least, "max": spread.most, **{f"p{at}": value for at, value in spread.percentiles.items()}}
@@ -56,7 +56,7 @@ def _spread(spread: Spread | None, unit: str) -> dict[str, Any] | None:
 
 
 def _run(results: Results, workload: Workload) -> dict[str, Any]:
-    """The run: its identifiers are the same whenever the same results file is exported."""
+    """Return the run: its identifiers are the same whenever the same results file is exported."""
     whole = f"{_TOOL} {results.header['started']} {results.header.get('seed')} {results.header.get('shard', '')}"
     verdict, (started_s, ended_s) = workload.verdict, workload.lasted_s
     return {
@@ -76,7 +76,7 @@ def _time(at_s: float) -> str:
 
 
 def _engine(workload: Workload) -> dict[str, Any]:
-    """The engine, as a generic component: an ``inference_engine`` must state its parallelism, which results lack."""
+    """Return the engine, as a generic component: an ``inference_engine`` must state its parallelism, which results lack."""
     server: Mapping[str, str] = workload.verdict["server"]
     tool, _, version = server.get("engine", "").partition(" ")
     kept = {name: server[name] for name in ("model", "hardware", "launcher", "deployment") if server.get(name)}

@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of observed *values*; with few of them no percentile but the median has a meaning."""
+        """Return the spread of observed *values*; with few of them no percentile but the median has a meaning."""
         return cls(statistics.fmean(values), min(values), max(values), {50: statistics.median(values)})
 
 
@@ -71,7 +71,7 @@ class Workloads:
 
 
 def workloads(results: Results) -> Workloads:
-    """The workloads of *results*, in the order of its verdicts."""
+    """Return the workloads of *results*, in the order of its verdicts."""
     sent: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in results.requests:
         sent[row.get("test", "")].append(row)
@@ -89,7 +89,7 @@ def workloads(results: Results) -> Workloads:
 
 
 def names(found: Sequence[Workload]) -> dict[str, Workload]:
-    """The workloads by names for their files: the finding and the deployment, with a number if they are not alone."""
+    """Return the workloads by names for their files: the finding and the deployment, with a number if they are not alone."""
     made: dict[str, Workload] = {}
     for each in found:
         stem = re.sub(r"[^\w.-]+", "-", f"{each.verdict['finding']}-{each.verdict['server'].get('deployment', '')}")[
@@ -164,7 +164,7 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
 
 
 def _medians(measured: Mapping[str, float], *, alone: bool) -> Iterator[tuple[str, Spread]]:
-    """Figures whose median is all that a verdict has. With one request the median is the mean too."""
+    """Return the figures whose median is all that a verdict has. With one request the median is the mean too."""
     for name, key in (("e2e_s", "e2e_s"), ("tpot_s", "tpot_s"), ("output_tokens", "completion_tokens")):
         if key in measured:
             value = measured[key]

@@ -64,7 +64,7 @@ def write(results: Results, path: Path, baseline: Results | None = None) -> None
 
 
 def _assets() -> dict[str, str]:
-    """The styles and the script of the HTML page, with the hash by which a browser lets the script run."""
+    """Return the styles and the script of the HTML page, with the hash by which a browser lets the script run."""
     here = files("pytest_longctx.reports.html")
     style, script = (here.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -104,7 +104,7 @@ def _answer(results: Results, baseline: Results | None) -> dict[str, Any]:
 
 
 def _title(counted: Tally, where: str) -> str:
-    """The title of the HTML page, as shown in a browser tab."""
+    """Return the title of the HTML page, as shown in a browser tab."""
     word = next((word for word in ("broken", "unmeasured") if counted.words.get(word)), "holds")
     return f"{counted.words.get(word, 0)} {word}: {where}"
 

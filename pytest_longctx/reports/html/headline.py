@@ -26,7 +26,7 @@ class Tally(NamedTuple):
 
 
 def is_claim(row: Row) -> bool:
-    """Whether a verdict in the headline's tally is about a published figure and not about a server."""
+    """Return whether a verdict in the headline's tally is about a published figure and not about a server."""
     return row["verdict"] != "out of scope" and not row["server"]
 
 

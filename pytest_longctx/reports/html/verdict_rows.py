@@ -39,8 +39,8 @@ def table_rows(verdicts: Sequence[Row], causes: Mapping[int, str]) -> Iterator[s
 
 def _anchor(row: Row, taken: Counter[str]) -> str:
     """
-    The anchor of a verdict's row: the finding's id for its first row; with the deployment, and a number if
-    need be, for others.
+    Return the anchor of a verdict's row: the finding's id for its first row; with the deployment, and a number if need
+    be, for others.
     """
     name = anchor(row["finding"])
     taken[name] += 1

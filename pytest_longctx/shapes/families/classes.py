@@ -2,7 +2,7 @@
 
 import re
 
-from pytest_longctx.shapes.keys import Keys, shown
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.tensors import Tensor
 
 _DRAFTS = re.compile(

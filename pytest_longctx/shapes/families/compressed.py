@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.caches import Cache, Latent, Part, State
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
@@ -18,7 +18,7 @@ KINDS: Mapping[str, int] = MappingProxyType(
 
 
 def _rates(k: Keys, layers: int) -> list[int]:
-    """Tokens per compressed latent of each DeepSeek V4 layer; 0 for a layer with the window only."""
+    """Return the number of tokens per compressed latent of each DeepSeek V4 layer; 0 for a layer with the window only."""
     rates = k.numbers("compress_ratios")
     if rates is not None:
         if len(rates) < layers:
@@ -37,7 +37,10 @@ def _rates(k: Keys, layers: int) -> list[int]:
 
 
 def _compressor(path: str, hidden: int, dim: int, rate: int) -> tuple[Tensor, ...]:
-    """Compressor weights, from several tokens to one latent; with 4 tokens each group overlaps the previous one."""
+    """
+    Return the weights of a compressor from several tokens to one latent; with 4 tokens, each group overlaps the
+    previous one.
+    """
     wide = dim * (2 if rate == 4 else 1)
     return (
         Tensor(f"{path}.position_bias", rate * wide),
@@ -48,7 +51,7 @@ def _compressor(path: str, hidden: int, dim: int, rate: int) -> tuple[Tensor, ..
 
 
 def _unfinished(dim: int, rate: int) -> State:
-    """Compressor state of DeepSeek V4 for an incomplete latent: FP32 sums and scores."""
+    """Return the compressor state of DeepSeek V4 for an incomplete latent: FP32 sums and scores."""
     overlap = 2 if rate == 4 else 1
     return State("compressor", Part(0), Part(0, repeated=2 * overlap * dim * overlap * rate), "float32")
 
@@ -104,7 +107,7 @@ def _deepseek_v4(k: Keys) -> Body:
             more += linear("self_attn.indexer.q_b_proj", index_heads * index_dim, rank, shards=1)
             more += linear("self_attn.indexer.weights_proj", index_heads, hidden, shards=1)
         stack.append(Layer(tuple(caches), (*common, *more)))
-    spans.draft_layers(k)
+    windows.draft_layers(k)
     head = Tensor("hc.head", paths * streams + paths + 1)
     return Body(hidden, vocabulary, tuple(stack), (*ends(k, hidden, vocabulary), *norm("norm", hidden), head))
 

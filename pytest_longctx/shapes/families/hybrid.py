@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped
 from pytest_longctx.shapes.caches import Part, State
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import Basics, basics, ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.recurrent import DeltaNet, Mamba1, Mamba2, lightning, lightning_cached, short_convolution
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
@@ -26,7 +26,7 @@ def recurrent_kinds(
     k: Keys, key: str, layers: int, attention: tuple[str, ...] = ("full_attention", "attention")
 ) -> list[bool] | None:
     """Return which layers of a hybrid have attention (True) and which are recurrent, from a list of names."""
-    names = k.per_layer(key, layers, extra=spans.draft_layers(k)) if k.has(key) else None
+    names = k.per_layer(key, layers, extra=windows.draft_layers(k)) if k.has(key) else None
     if names is None:
         return None
     for name in names:
@@ -36,7 +36,7 @@ def recurrent_kinds(
 
 
 def ssm_dtype(k: Keys) -> str | None:
-    """The dtype of a hybrid's recurrent (SSM) state in the config; None if it has none."""
+    """Return the dtype of a hybrid's recurrent (SSM) state in the config; None if it has none."""
     return k.word("mamba_ssm_cache_dtype") or k.word("mamba_ssm_dtype")
 
 
@@ -106,7 +106,7 @@ def _olmo_hybrid(k: Keys) -> Body:
 
 
 def mamba2_sizes(k: Keys, hidden: int, prefix: str = "mamba_") -> Mamba2:
-    """Sizes of the recurrent Mamba-2 layers of hybrids, from the keys of Bamba, Falcon-H1 and Granite."""
+    """Return the sizes of the recurrent Mamba-2 layers of hybrids, from the keys of Bamba, Falcon-H1 and Granite."""
     expand = k.count(f"{prefix}expand", default=2)
     heads = k.stated(f"{prefix}n_heads")
     inner = k.maybe(f"{prefix}d_ssm", least=1) or expand * hidden

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.attention import LatentSizes, indexer, latent, latent_cached
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
@@ -34,7 +34,7 @@ def latent_sizes(k: Keys, hidden: int, *, rotated: bool = True) -> LatentSizes:
 
 def indexed_layers(k: Keys, layers: int) -> list[bool]:
     """Return which latent-attention layers have their own indexer; GLM 5.2's other layers use the previous one."""
-    kinds = k.per_layer("indexer_types", layers, extra=spans.draft_layers(k))
+    kinds = k.per_layer("indexer_types", layers, extra=windows.draft_layers(k))
     pattern, freq = k.raw("index_topk_pattern"), k.count("index_topk_freq", default=1)
     offset = k.count("index_skip_topk_offset", default=2, least=0)
     if kinds is None and pattern is not None:
@@ -90,7 +90,7 @@ def _after(hidden: int, wanted: bool) -> tuple[Tensor, ...]:  # noqa: FBT001  # 
 
 def _draft(k: Keys, stack: tuple[Layer, ...], hidden: int) -> tuple[Tensor, ...]:
     """Draft layers of a latent-attention model: each is like the last layer, with a projection of two hidden states."""
-    count = spans.draft_layers(k)
+    count = windows.draft_layers(k)
     joined = (*linear("eh_proj", hidden, 2 * hidden), Tensor("norms", hidden, copies=3))
     return (*stack[-1].tensors, *joined) * min(count, 8)
 

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 from pytest_longctx.shapes import mixtures
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped
+from pytest_longctx.shapes.config_keys import Keys
 from pytest_longctx.shapes.decoder import Basics, Decoder, basics, ends, layer_count
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import ANY, Tensor, norm
 

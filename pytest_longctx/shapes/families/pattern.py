@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
 from pytest_longctx.shapes.attention import Details, Heads, cached, grouped, latent, latent_cached
 from pytest_longctx.shapes.caches import Attention
+from pytest_longctx.shapes.config_keys import Keys, shown
 from pytest_longctx.shapes.decoder import ends, layer_count
 from pytest_longctx.shapes.families.hybrid import ssm_dtype
 from pytest_longctx.shapes.families.latent import latent_sizes
 from pytest_longctx.shapes.feedforward import Experts, dense, mixture
-from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.recurrent import DeltaNet, Mamba2
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
@@ -53,7 +53,7 @@ def _pattern(k: Keys) -> list[str]:
 
 
 def nemotron_mamba(k: Keys, hidden: int) -> Mamba2:
-    """Sizes of the Mamba-2 layers in Nemotron-H's pattern."""
+    """Return the sizes of the Mamba-2 layers in Nemotron-H's pattern."""
     for name in ("expand", "mamba_expand", "chunk_size", "mamba_chunk_size"):
         k.raw(name)  # the heads say it
     return Mamba2(
@@ -120,7 +120,7 @@ def _kimi_linear(k: Keys) -> Body:
     sizes = replace(latent_sizes(k, hidden), output_gate=k.flag("mla_use_output_gate"))
     sparse, mixed = mixtures.told_sparse(k, layers), mixture(hidden, _kimi_experts(k))
     plain = dense(hidden, k.stated("intermediate_size"))
-    spans.draft_layers(k)
+    windows.draft_layers(k)
     # With attention over residuals each half of a layer has a norm and a projection to one number more.
     residuals = k.maybe("attn_res_block_size") is not None
     norms = Tensor("norms", hidden, copies=6 if residuals else 2)

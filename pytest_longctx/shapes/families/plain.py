@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes import mixtures, windows
+from pytest_longctx.shapes.config_keys import Keys
 from pytest_longctx.shapes.decoder import Basics, Decoder
-from pytest_longctx.shapes.keys import Keys
 from pytest_longctx.shapes.model import Body
 from pytest_longctx.shapes.tensors import Tensor
 
 LLAMA = Decoder(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias")
-QWEN3 = Decoder(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", attends=spans.qwen)
+QWEN3 = Decoder(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", attends=windows.qwen)
 
 
 def _activation(_: Keys, __: Basics) -> tuple[Tensor, ...]:
@@ -48,14 +48,14 @@ def _cohere2(k: Keys) -> Body:
         raise k.refuse("order_of_interleaved_layers", "only local_attn_first is supported")
     if not k.flag("use_parallel_block", default=True) or not k.flag("use_gated_activation", default=True):
         raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are supported")
-    rule = spans.every("sliding_window_pattern", 4)
+    rule = windows.every("sliding_window_pattern", 4)
     return Decoder("attention_bias", "attention_bias", norms=1, tied=True, qk_norm="use_qk_norm?wide", attends=rule)(k)
 
 
 def _phi3(k: Keys) -> Body:
     if k.count("full_attn_mod", default=1) != 1:
         raise k.refuse("full_attn_mod", "alternating layers are not supported for this model family")
-    return Decoder(attends=spans.all_slide)(k)
+    return Decoder(attends=windows.all_slide)(k)
 
 
 def _phi4mm(k: Keys) -> Body:
@@ -105,7 +105,7 @@ def _gpt_neox(k: Keys) -> Body:
 def _qwen2(k: Keys) -> Body:
     """Qwen 2 and 2.5: queries, keys and values have a bias, whatever ``attention_bias`` says."""
     k.raw("attention_bias")
-    return Decoder(qkv_bias=True, attends=spans.qwen)(k)
+    return Decoder(qkv_bias=True, attends=windows.qwen)(k)
 
 
 def _ernie(k: Keys) -> Body:
@@ -133,7 +133,7 @@ def _solar(k: Keys) -> Body:
     """Solar Pro: Llama with connections that skip layers, which have no weights."""
     for name in ("bskcn_1", "bskcn_2", "bskcn_3", "bskcn_4", "bskcn_tv"):
         k.raw(name)
-    return replace(LLAMA, attends=spans.all_slide)(k)
+    return replace(LLAMA, attends=windows.all_slide)(k)
 
 
 def _telechat(k: Keys) -> Body:
@@ -155,32 +155,34 @@ def _biases_behind(_: Keys, b: Basics) -> tuple[Tensor, ...]:
     return (Tensor("self_attn.o_proj.bias", b.hidden), Tensor("mlp.down_proj.bias", b.hidden))
 
 
-_EXAONE4 = Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4))
+_EXAONE4 = Decoder(qk_norm="head", attends=windows.every("sliding_window_pattern", 4))
 
 PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
     {
         "llama": LLAMA,
         "aquila": LLAMA,
-        "mistral": Decoder(attends=spans.all_slide),
-        "ministral": Decoder(attends=spans.all_slide),
-        "ministral3": Decoder(attends=spans.all_slide),
-        "cwm": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=spans.first_of(4)),
+        "mistral": Decoder(attends=windows.all_slide),
+        "ministral": Decoder(attends=windows.all_slide),
+        "ministral3": Decoder(attends=windows.all_slide),
+        "cwm": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=windows.first_of(4)),
         "seed_oss": Decoder("attention_bias", "attention_out_bias", "mlp_bias"),
         "ernie4_5": _ernie,
         "telechat": _telechat,
         "solar": _solar,
         "iquestcoder": LLAMA,
         "PanguEmbedded": Decoder("bias", "bias"),
-        "smollm3": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=spans.qwen),
+        "smollm3": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=windows.qwen),
         "granite": LLAMA,
-        "granite_swa": Decoder("attention_bias", "attention_bias", "mlp_bias", sinks=True, attends=spans.everything),
+        "granite_swa": Decoder("attention_bias", "attention_bias", "mlp_bias", sinks=True, attends=windows.everything),
         "helium": Decoder("attention_bias", mlp_bias="mlp_bias"),
         "hyperclovax": lambda k: Decoder(
             "attention_bias", "attention_bias", "mlp_bias", norms=4 if k.flag("use_post_norm") else 2
         )(k),
         "olmo": Decoder("attention_bias", "attention_bias", norms=0, final_norm=False),
         "olmo2": Decoder("attention_bias", "attention_bias", qk_norm="wide"),
-        "olmo3": Decoder("attention_bias", "attention_bias", qk_norm="wide", attends=spans.every("layer_interval", 4)),
+        "olmo3": Decoder(
+            "attention_bias", "attention_bias", qk_norm="wide", attends=windows.every("layer_interval", 4)
+        ),
         "exaone4": _EXAONE4,
         "exaone4_5_text": _EXAONE4,
         "apertus": Decoder(
@@ -198,14 +200,14 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "qwen2_5_omni_text": _qwen2,
         "qwen3": QWEN3,
         "qwen3_vl_text": QWEN3,
-        "mimo": Decoder(qkv_bias="attention_bias", attends=spans.qwen),
+        "mimo": Decoder(qkv_bias="attention_bias", attends=windows.qwen),
         "stablelm": _stablelm,
         "starcoder2": Decoder(
-            "use_bias", "use_bias", "use_bias", gated=False, norm_bias=True, tied=True, attends=spans.all_slide
+            "use_bias", "use_bias", "use_bias", gated=False, norm_bias=True, tied=True, attends=windows.all_slide
         ),
         "gemma": Decoder("attention_bias", "attention_bias", tied=True),
         "gemma2": Decoder(
-            "attention_bias", "attention_bias", norms=4, tied=True, attends=spans.every("layer_interval", 2)
+            "attention_bias", "attention_bias", norms=4, tied=True, attends=windows.every("layer_interval", 2)
         ),
         "gemma3_text": Decoder(
             "attention_bias",
@@ -214,9 +216,11 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             qk_norm="head",
             tied=True,
             partial=True,
-            attends=spans.every("sliding_window_pattern", 6),
+            attends=windows.every("sliding_window_pattern", 6),
         ),
-        "vaultgemma": Decoder("attention_bias", "attention_bias", tied=True, attends=spans.every("layer_interval", 2)),
+        "vaultgemma": Decoder(
+            "attention_bias", "attention_bias", tied=True, attends=windows.every("layer_interval", 2)
+        ),
         "cohere": _cohere,
         "cohere2": _cohere2,
         "glm": Decoder(qkv_bias="attention_bias"),

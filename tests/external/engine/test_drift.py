@@ -18,7 +18,7 @@ import pytest
 
 from pytest_longctx import paths
 from pytest_longctx.backends import environments, named
-from pytest_longctx.deployments import trained
+from pytest_longctx.deployments import trained_model
 from pytest_longctx.deployments.deployment import load_deployments
 from pytest_longctx.reports.results import read
 from tests.external.engine import rounded_cache
@@ -43,7 +43,9 @@ at_most = 3.0
 """
 TOKENS = int(os.environ.get("LONGCTX_DRIFT_TOKENS", "300"))
 MODEL = paths.kept() / "models" / "smollm2"
-pytestmark = pytest.mark.skipif(not (MODEL / trained.RECORD).is_file(), reason="longctx model smollm2 was not run")
+pytestmark = pytest.mark.skipif(
+    not (MODEL / trained_model.RECORD).is_file(), reason="longctx model smollm2 was not run"
+)
 
 
 def write(folder: Path) -> None:

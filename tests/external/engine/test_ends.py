@@ -19,7 +19,7 @@ import pytest
 from pytest_longctx import paths, toml
 from pytest_longctx.backends import environments
 from pytest_longctx.backends.vllm import VllmCpu
-from pytest_longctx.client import limits, request
+from pytest_longctx.client import recovery, request
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine
@@ -84,15 +84,15 @@ def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(
     """
 
     def canary():
-        return request.ask(boot.server, prompt(limits.CANARY_TOKENS), 1, deadline_s=3)
+        return request.ask(boot.server, prompt(recovery.CANARY_TOKENS), 1, deadline_s=3)
 
     assert httpx.post(f"{boot.server.url}/pause?mode=keep").json() == {"status": "paused"}
     seen = boot.evidence(request.ask(boot.server, prompt(1000), 4, deadline_s=3))
     assert (seen.outcome, seen.kind) == ("hangs", "hang")
     assert (seen.metrics["health_status"], seen.metrics["waited_unscheduled_s"]) == (200, None)
-    assert limits.after(seen, canary()).metrics["recovered"] == 0
+    assert recovery.after(seen, canary()).metrics["recovered"] == 0
     assert httpx.post(f"{boot.server.url}/resume").json() == {"status": "resumed"}
-    assert limits.after(seen, canary()).metrics["recovered"] == 1
+    assert recovery.after(seen, canary()).metrics["recovered"] == 1
 
 
 @pytest.mark.parametrize("what", [b"VLLM::EngineCore", b"python\0-m\0vllm"], ids=["the core process", "the API server"])

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from pytest_longctx import paths
-from pytest_longctx.deployments import trained
+from pytest_longctx.deployments import trained_model
 from pytest_longctx.deployments.deployment import load_deployments
 from pytest_longctx.reports.results import read
 
@@ -38,12 +38,12 @@ at_least = 0.8
 
 MODELS = paths.kept() / "models"
 pytestmark = pytest.mark.skipif(
-    not (MODELS / "smollm2" / trained.RECORD).is_file(), reason="longctx model smollm2 was not run"
+    not (MODELS / "smollm2" / trained_model.RECORD).is_file(), reason="longctx model smollm2 was not run"
 )
 
 
 def test_noised_keys_are_named(tmp_path):
-    trained.make_noised(MODELS / "smollm2-noised")
+    trained_model.make_noised(MODELS / "smollm2-noised")
     (tmp_path / "findings").mkdir()
     (tmp_path / "findings" / "MY-0001.toml").write_text(FINDING, encoding="utf-8")
     text = (paths.suites() / "deployments" / "cpu-smollm2.toml").read_text(encoding="utf-8")
@@ -58,9 +58,11 @@ def test_noised_keys_are_named(tmp_path):
     (verdict,) = results.verdicts
     assert (verdict["finding"], verdict["verdict"]) == ("MY-0001", "broken")
     assert "needles_share: " in verdict["why"]
-    assert f"K of layer {trained.NOISED_LAYER} noised" in str(verdict)
+    assert f"K of layer {trained_model.NOISED_LAYER} noised" in str(verdict)
 
 
 def test_the_shape_that_is_predicted_is_that_of_the_checkpoint():
-    assert json.loads((MODELS / "smollm2" / "config.json").read_text(encoding="utf-8")) == dict(trained.SMOLLM2_CONFIG)
-    assert load_deployments()["cpu-smollm2"].max_model_len == trained.SMOLLM2_CONFIG["max_position_embeddings"]
+    assert json.loads((MODELS / "smollm2" / "config.json").read_text(encoding="utf-8")) == dict(
+        trained_model.SMOLLM2_CONFIG
+    )
+    assert load_deployments()["cpu-smollm2"].max_model_len == trained_model.SMOLLM2_CONFIG["max_position_embeddings"]

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_longctx.prompts.ruler import material
+from pytest_longctx.prompts.ruler import published_data
 from pytest_longctx.prompts.ruler.build import build
 from pytest_longctx.prompts.ruler.tasks import LONG_TOKENS, TASKS, TRACKED_HOPS
 from tests.unit import tokenizers
 
 PROMPTS_OF_EACH = 16
 pytestmark = pytest.mark.skipif(
-    not all(each.path.is_file() for each in material.WHEELS), reason="longctx data ruler was not run"
+    not all(each.path.is_file() for each in published_data.WHEELS), reason="longctx data ruler was not run"
 )
 
 
 def published(member):
-    with zipfile.ZipFile(material.RULER.path) as packed:
+    with zipfile.ZipFile(published_data.RULER.path) as packed:
         return packed.read(f"long_context_eval/{member}").decode()
 
 
@@ -51,7 +51,7 @@ def asked():
     for name in TASKS:
         for number in range(PROMPTS_OF_EACH):
             rng = np.random.default_rng([number, len(name)])
-            posed = build(name, material.material(), read, 6000, rng, "text")
+            posed = build(name, published_data.material(), read, 6000, rng, "text")
             assert read.count(posed.text, special=True) == 6000
             found.append((posed, answer(posed, draw)))
     return found
@@ -87,7 +87,7 @@ def test_the_parameters_are_those_of_the_published_configuration():
     yaml = pytest.importorskip("yaml")
     wanted = yaml.safe_load(published("synthetic.yaml"))
     assert set(wanted) == set(TASKS)
-    templates = material.material().templates
+    templates = published_data.material().templates
     names: dict[str, Any] = {}
     exec(published("data/synthetic/constants.py"), names)
     for name, task in TASKS.items():

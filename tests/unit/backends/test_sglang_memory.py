@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_longctx.backends.sglang import Sglang
-from pytest_longctx.backends.sglang.memory import radix_walk_s
+from pytest_longctx.backends.sglang.radix_tree import radix_walk_s
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.hardware import Hardware

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.backends.vllm import kvdtypes, pages
+from pytest_longctx.backends.vllm import kv_dtypes, pages
 from pytest_longctx.backends.vllm.pages import Layout, UnlaidError, arrange
 from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.shapes.caches import Attention, Cache, Latent, Part, State
@@ -31,7 +31,7 @@ def caches(name: str) -> list[tuple[Cache, int]]:
 @pytest.mark.parametrize("boot", BOOTS, ids=[boot["case"] for boot in BOOTS])
 def test_blocks_and_tokens_of_every_boot_are_exact(boot):
     kept = caches(boot["model"])
-    size = kvdtypes.PLAIN[boot["value_bytes"]]
+    size = kv_dtypes.PLAIN[boot["value_bytes"]]
     usual = 16 if any(isinstance(cache, Latent) for cache, _ in kept) else 128
     block = boot["block_size"] or usual
     layout = Layout(
@@ -62,18 +62,18 @@ def test_blocks_and_tokens_of_every_boot_are_exact(boot):
     ],
 )
 def test_a_key_has_the_bytes_of_its_dtype(dtype, bytes_of_128):
-    size = kvdtypes.of_keys(dtype, 2)
+    size = kv_dtypes.of_keys(dtype, 2)
     assert size is not None
     assert size.of(128) == bytes_of_128
 
 
 def test_an_unknown_dtype_is_not_another_one():
-    assert kvdtypes.of_keys("turboquant_k8v4", 2) is None
-    assert kvdtypes.of_latents("ultraquant_4bit", 2, packs_fp8=False) is None
+    assert kv_dtypes.of_keys("turboquant_k8v4", 2) is None
+    assert kv_dtypes.of_latents("ultraquant_4bit", 2, packs_fp8=False) is None
 
 
 def test_fp8_latents_are_packed_for_sparse_kernels():
-    packed, plain = (kvdtypes.of_latents("fp8", 2, packs_fp8=sparse) for sparse in (True, False))
+    packed, plain = (kv_dtypes.of_latents("fp8", 2, packs_fp8=sparse) for sparse in (True, False))
     assert packed is not None
     assert plain is not None
     assert (packed.of(576), plain.of(576)) == (656, 576)

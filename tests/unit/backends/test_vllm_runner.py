@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.backends.vllm import Vllm, outside, settings
-from pytest_longctx.backends.vllm.outside import Trial
+from pytest_longctx.backends.vllm import Vllm, overhead, settings
+from pytest_longctx.backends.vllm.overhead import Trial
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape, of
 from pytest_longctx.shapes import ModelShape, read
@@ -74,7 +74,7 @@ def test_the_second_runner_samples_from_the_logits_of_the_model():
 def test_either_runner_is_within_the_bounds():
     shape = shape_of(LLAMA_8B)
     first, second, either = (
-        outside.activation_bytes(shape, Trial(1024, 8192, second_runner=each)) for each in (False, True, None)
+        overhead.activation_bytes(shape, Trial(1024, 8192, second_runner=each)) for each in (False, True, None)
     )
     assert second.expected < first.expected
     assert (either.low, either.high) == (second.low, first.high)
@@ -90,8 +90,8 @@ def test_the_default_share_is_that_of_the_version(version, share):
 
 def test_a_device_that_shares_the_memory_of_its_host_is_an_interval():
     """Two public boots on a GB10: 0.8 and 1.1 GiB more than the same terms elsewhere."""
-    one = outside.not_torch_bytes(Trial(256, 2048, shared=True))
-    plain = outside.not_torch_bytes(Trial(256, 2048))
+    one = overhead.not_torch_bytes(Trial(256, 2048, shared=True))
+    plain = overhead.not_torch_bytes(Trial(256, 2048))
     assert one.expected - plain.expected == pytest.approx(0.9 * GiB)
     assert one.high - plain.high == pytest.approx(3 * GiB)
     assert settings.trial(

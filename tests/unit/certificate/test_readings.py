@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.certificate import budget, reply, texts, truncation, wire
+from pytest_longctx.certificate import budget, reply, texts, truncation_checks, wire
 from pytest_longctx.certificate.dialects import Counts, known
 from pytest_longctx.certificate.results import broken, explained, holds
 
 DIALECTS = {each.id: each for each in known()}
 
 
-@pytest.mark.parametrize("module", [budget, reply, texts, truncation])
+@pytest.mark.parametrize("module", [budget, reply, texts, truncation_checks])
 def test_the_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 

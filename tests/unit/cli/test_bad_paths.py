@@ -247,6 +247,6 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(place, capsys, monkeypatch)
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pytest_longctx.cli.runs.read_results", interrupted)
+    monkeypatch.setattr("pytest_longctx.cli.results_files.read_results", interrupted)
     assert cli.main(["report", "good.jsonl"]) == 130
     assert capsys.readouterr() == ("", "")

@@ -8,8 +8,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from pytest_longctx import backends, cli
-from pytest_longctx.cli import doctor, machine_checks
-from pytest_longctx.cli.machine_checks import Check
+from pytest_longctx.cli import doctor
+from pytest_longctx.cli.doctor import machine_checks
+from pytest_longctx.cli.doctor.machine_checks import Check
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.units import GiB, Mi
 from tests.unit import factories

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.cli import tolerance
+from pytest_longctx.cli.record import tolerance
 from pytest_longctx.measures import MEASURES
 
 

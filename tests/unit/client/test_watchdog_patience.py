@@ -10,7 +10,7 @@ import pytest
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.openai import OpenAI
-from pytest_longctx.client import limits
+from pytest_longctx.client import recovery
 from pytest_longctx.client import request as client_request
 from pytest_longctx.client.server import Server
 from pytest_longctx.findings.verdicts import judge
@@ -111,5 +111,7 @@ def test_the_log_of_a_server_without_metrics_tells_that_it_works(tmp_path):
 
 def test_of_a_server_that_is_still_at_work_it_is_not_known_whether_it_has_recovered():
     busy = factories.exchange(ending="unfinished", detail="too slow here: 5 tokens/s")
-    assert limits.after(factories.exchange().observe(), busy).metrics["recovered"] is None
-    assert limits.after(factories.exchange().observe(), factories.exchange(ending="stalled")).metrics["recovered"] == 0
+    assert recovery.after(factories.exchange().observe(), busy).metrics["recovered"] is None
+    assert (
+        recovery.after(factories.exchange().observe(), factories.exchange(ending="stalled")).metrics["recovered"] == 0
+    )

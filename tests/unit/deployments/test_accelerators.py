@@ -3,8 +3,9 @@
 import pytest
 
 from pytest_longctx.deployments import accelerators
-from pytest_longctx.deployments.capacity import DEVICE_GIB, PEAK_TFLOPS
+from pytest_longctx.deployments.capacity import DEVICE_GIB
 from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.roofline import PEAK_TFLOPS
 
 
 @pytest.mark.parametrize("kind", accelerators.every())

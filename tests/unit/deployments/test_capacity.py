@@ -1,8 +1,6 @@
 """The capacity arithmetic compared with real boots and documented runs. Every figure here was logged or measured."""
 
 from dataclasses import replace
-from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,21 +8,16 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends.sglang import memory
 from pytest_longctx.backends.vllm import memory as vllm_memory
-from pytest_longctx.backends.vllm.outside import Trial
-from pytest_longctx.deployments import capacity
-from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.backends.vllm.overhead import Trial
 from pytest_longctx.deployments.random_models import TINY_LLAMA4
 from pytest_longctx.deployments.shape import from_config, known
 from pytest_longctx.errors import ModelError
-from pytest_longctx.reports import analysis, results
 from pytest_longctx.units import GiB, Mi
 
-RESULTS = Path(__file__).parents[3] / "docs/results"
 SCOUT = known()["llama-4-scout"]
 TINY = from_config(TINY_LLAMA4)
 SCOUT12 = known()["llama-4-scout-12-layers"]
 """Scout's shape with 12 of 48 layers, as run on one H200."""
-H200X8 = Hardware("H200", 8)
 
 
 @pytest.mark.parametrize(
@@ -253,86 +246,6 @@ def test_host_tables_of_10m():
     """38 GiB of token ids in each worker by default, and as much again in flags and block tables; 8 slots need half a GiB."""
     assert vllm_memory.host_bytes_per_worker(1024, 10_000_000, 16, 4) / GiB == pytest.approx(57.2, abs=0.1)
     assert vllm_memory.host_bytes_per_worker(8, 10_000_000, 16, 4) / GiB < 0.5
-
-
-@pytest.mark.parametrize(
-    ("shape", "tokens", "seconds", "gpus", "tflops"),
-    [(SCOUT, 2_000_000, 152.3, 8, 458), (SCOUT12, 1_000_000, 66.1, 1, 590), (SCOUT, 9_811_859, 2964.4, 8, 513)],
-)
-def test_measured_runs_stay_below_the_peak(shape, tokens, seconds, gpus, tflops):
-    assert capacity.prefill_flop(shape, tokens) / seconds / gpus / 1e12 == pytest.approx(tflops, abs=1)
-    assert (capacity.peak_share(shape, tokens, seconds, Hardware("H200", gpus)) or 2) < 1
-
-
-def test_what_a_cache_answered_is_above_the_peak():
-    """69.35 s for 2,065,427 tokens was documented; 78.5 % of them came from the prefix cache."""
-    assert (capacity.peak_share(SCOUT, 2_065_427, 69.35, H200X8) or 0) > 1
-
-
-@pytest.mark.parametrize(
-    ("tokens", "logged"),
-    [
-        (2_065_427, 206_527.9),
-        (2_845_646, 284_575.7),
-        (4_908_091, 490_814.1),
-        (6_378_187, 637_856.3),
-        (9_811_859, 981_184.7),
-    ],
-)
-def test_every_published_rate_is_a_prompt_divided_by_ten_seconds(tokens, logged):
-    assert tokens / logged == pytest.approx(capacity.LOG_WINDOW_S, rel=capacity.LOG_WINDOW_SLACK)
-    assert (capacity.peak_share(SCOUT, tokens, tokens / logged, H200X8, value_bytes=1) or 0) > 1
-
-
-def test_the_law_of_the_documented_runs():
-    """
-    Documented: t = 12.65 N + 37.14 N^2, N in millions, by plain least squares; the relative fit differs by at most one
-    percent.
-    """
-    law = capacity.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
-    assert law.linear_s * 1e6 == pytest.approx(12.65, rel=0.01)
-    assert law.quadratic_s * 1e12 == pytest.approx(37.14, rel=0.01)
-    assert law.seconds(2_065_427) == pytest.approx(184, abs=1)  # predicted time of the contaminated run
-    assert law.seconds(6_378_187) == pytest.approx(
-        1547, rel=0.03
-    )  # observed from the stamps of the log, not "about 100 s"
-
-
-@given(st.floats(1e-6, 1e-3), st.floats(1e-14, 1e-10))
-def test_a_law_is_found_again(linear_s, quadratic_s):
-    law = capacity.Law(linear_s, quadratic_s)
-    found = capacity.fit([(n, law.seconds(n)) for n in (10_000, 100_000, 1_000_000, 4_000_000)])
-    assert found.seconds(2_000_000) == pytest.approx(law.seconds(2_000_000), rel=1e-6)
-
-
-def exact_law(points):
-    """The normal equations of the relative error in exact fractions."""
-    rows = [(Fraction(n) / Fraction(t), Fraction(n) ** 2 / Fraction(t)) for n, t in points]
-    aa, ab, bb = (
-        sum(x * y for x, y in pairs) for pairs in ([(a, a) for a, _ in rows], rows, [(b, b) for _, b in rows])
-    )
-    a1, b1 = sum(a for a, _ in rows), sum(b for _, b in rows)
-    determinant = aa * bb - ab * ab
-    return float((a1 * bb - b1 * ab) / determinant), float((aa * b1 - ab * a1) / determinant)
-
-
-@pytest.mark.parametrize("run", ["vllm-0.25.1-1xh200", "vllm-0.25.1-1xh200/scale", "vllm-0.32.0-cpu"])
-def test_the_laws_of_committed_runs_are_the_exact_least_squares(run):
-    found = analysis.cold(results.read(RESULTS / run / "results.jsonl"))
-    sweeps = [[(point.tokens, point.ttft_s) for point in points] for points in found.values() if len(points) > 1]
-    assert sweeps
-    for points in sweeps:
-        assert capacity.fit(points) == pytest.approx(exact_law(points), rel=1e-9, abs=0.0)
-
-
-@pytest.mark.parametrize("points", [[], [(10, 1.0)], [(10, 1.0), (10, 2.0)]])
-def test_a_law_needs_two_lengths(points):
-    with pytest.raises(ValueError, match="two different prompt lengths"):
-        capacity.fit(points)
-
-
-def test_nothing_is_claimed_of_hardware_whose_peak_is_not_known():
-    assert capacity.peak_share(SCOUT, 1000, 1.0, Hardware("cpu")) is None
 
 
 POOLS = st.builds(

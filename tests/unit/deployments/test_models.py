@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from pytest_longctx.deployments import models, random_models, trained
+from pytest_longctx.deployments import models, random_models, trained_model
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.errors import ModelError
 from pytest_longctx.probe import checkpoint
@@ -50,7 +50,7 @@ def test_a_model_that_is_made_again_is_the_same(tmp_path):
     assert content(folder) == before
 
 
-@pytest.mark.parametrize("name", sorted(set(models.MADE) - set(trained.MADE)))
+@pytest.mark.parametrize("name", sorted(set(models.MADE) - set(trained_model.MADE)))
 def test_every_generated_model_is_a_checkpoint(tmp_path, name):
     models.MADE[name](tmp_path / "made")
     assert (tmp_path / "made" / "config.json").is_file()

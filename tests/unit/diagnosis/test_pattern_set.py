@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.backends import catalogues
-from pytest_longctx.diagnosis.entries import index_of
+from pytest_longctx.diagnosis.catalogue_index import index_of
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.parsing.records import plain
 from pytest_longctx.diagnosis.pattern_set import PatternSet, needed

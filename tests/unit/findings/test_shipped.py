@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx import backends, paths, plan, predict, toml
 from pytest_longctx.backends import Backend, defaults
-from pytest_longctx.deployments import models, random_models, trained
+from pytest_longctx.deployments import models, random_models, trained_model
 from pytest_longctx.deployments.deployment import load_all as load_deployments
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis.diagnose import explain_refusal
@@ -214,7 +214,7 @@ def test_a_deployments_made_model_can_be_made_and_says_what_its_weights_are(ship
     if shipped.model.make is None:
         return
     assert shipped.model.make in models.MADE
-    assert (shipped.model.weights == "real") is (shipped.model.make in trained.MADE)
+    assert (shipped.model.weights == "real") is (shipped.model.make in trained_model.MADE)
     ordinary = {
         "random": (random_models.TINY_SPECIAL_TOKENS, random_models.TINY_VOCABULARY),
         "probe": codes.FILLER_IDS,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pytest_longctx.backends import flags
 from pytest_longctx.deployments.command import Start
 from pytest_longctx.plan import answer
-from pytest_longctx.plan.asked import Given, of_start
 from pytest_longctx.plan.boots import foresee
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Given, of_start
 
 MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes/models.json").read_text())
 CONFIGS = {name: row["config"] for name, row in MODELS.items() if isinstance(row, dict) and "config" in row}

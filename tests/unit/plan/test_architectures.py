@@ -10,9 +10,9 @@ from pytest_longctx.backends.architectures import has_class
 from pytest_longctx.backends.versions import recorded
 from pytest_longctx.deployments.command import Start
 from pytest_longctx.plan import answer
-from pytest_longctx.plan.asked import Given, of_start
 from pytest_longctx.plan.boots import foresee
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Given, of_start
 
 ROOT = Path(__file__).parents[3]
 LLAMA = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.plan import typed
-from pytest_longctx.plan.asked import Given
+from pytest_longctx.plan.planned_server import Given
 from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parents[2] / "data/shapes" / "models.json").read_text())

@@ -9,9 +9,9 @@ from pytest_longctx import cli
 from pytest_longctx.deployments.command import Start
 from pytest_longctx.errors import UsageError
 from pytest_longctx.plan import boots, tables
-from pytest_longctx.plan.asked import Given, of_start
 from pytest_longctx.plan.boots import foresee
 from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.planned_server import Given, of_start
 
 QWEN = json.loads((Path(__file__).parent.parent.parent / "data/shapes/models.json").read_text())["qwen3-30b-a3b"][
     "config"

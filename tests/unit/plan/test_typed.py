@@ -10,7 +10,7 @@ from pytest_longctx import cli
 from pytest_longctx.errors import UsageError
 from pytest_longctx.plan import typed
 from pytest_longctx.plan.answer import Answer
-from pytest_longctx.plan.asked import Given
+from pytest_longctx.plan.planned_server import Given
 from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes/models.json").read_text())

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.shapes import ModelShape, NotUnderstood, read
-from pytest_longctx.shapes.keys import HARMLESS
+from pytest_longctx.shapes.config_keys import HARMLESS
 from pytest_longctx.shapes.reader import FAMILIES
 
 MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "models.json").read_text())

@@ -66,7 +66,7 @@ def _slots(fault: str, slots: Any) -> Any:
 
 
 def _metadata() -> Any:
-    """The attention metadata of the current batch; None while the engine warms up."""
+    """Return the attention metadata of the current batch; None while the engine warms up."""
     from vllm.forward_context import get_forward_context
 
     found = get_forward_context().attn_metadata
@@ -96,12 +96,12 @@ def _attending(true: Any) -> Any:
 
 
 def _is_last(layer: Any) -> bool:
-    """Whether the attention *layer* is the fourth, which reads the probe's needles."""
+    """Return whether the attention *layer* is the fourth, which reads the probe's needles."""
     return ".3." in getattr(layer, "layer_name", "")
 
 
 def _hit(made: Any) -> bool:
-    """Whether attention computes a prompt after tokens that were computed before: a cache hit, or a later chunk."""
+    """Return whether attention computes a prompt after tokens that were computed before: a cache hit, or a later chunk."""
     read = made.query_start_loc[1:] - made.query_start_loc[:-1]
     return bool(((read > 1) & (made.seq_lens[: read.shape[0]] > read)).any())
 
@@ -126,7 +126,7 @@ def _table(fault: str, made: Any, size: int) -> Any:
 
 def _misread(fault: str, length: int, read: list[int], row: int, size: int) -> bool:
     """
-    Whether *fault* makes attention read a wrong block for the request in *row* with *length* tokens.
+    Return whether *fault* makes attention read a wrong block for the request in *row* with *length* tokens.
 
     *read* has the new tokens of all requests.
     """

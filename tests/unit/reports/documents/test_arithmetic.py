@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx import paths, plan
-from pytest_longctx.deployments import capacity
+from pytest_longctx.deployments import ttft_law
 from pytest_longctx.deployments.deployment import load_all
 from pytest_longctx.deployments.shape import known
 from pytest_longctx.findings.claims import largest_value
@@ -31,7 +31,7 @@ def predicted(name, hardware=None):
     return made
 
 
-LAW = capacity.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
+LAW = ttft_law.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
 """The cold runs of the document of 8 x H200, in tokens and seconds, as SC-0080 has them."""
 NAMES = {
     "__builtins__": {},
