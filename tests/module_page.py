@@ -1,5 +1,5 @@
 """
-Write docs/reference/modules.md: every module with the first sentence of its docstring.
+Write docs/reference/modules.md: every module with the first paragraph of its docstring.
 
 Run ``python -m tests.module_page`` after a module was added, moved or renamed.
 """
@@ -33,13 +33,13 @@ def page() -> str:
 
 
 def _table(title: str, modules: dict[str, Path]) -> str:
-    rows = "\n".join(f"| `{name}` | {_first_line(path)} |" for name, path in modules.items())
+    rows = "\n".join(f"| `{name}` | {_summary(path)} |" for name, path in modules.items())
     return f"## {title}\n\n| module | holds |\n| --- | --- |\n{rows}\n"
 
 
-def _first_line(path: Path) -> str:
+def _summary(path: Path) -> str:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0].replace("``", "`").replace("|", "\\|")
+    return " ".join(docstring.partition("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
 
 
 if __name__ == "__main__":
