@@ -138,7 +138,7 @@ def _unlaid(deployment: Deployment, shape: Shape, *, on_cpu: bool) -> str:
     if layout is None:
         return f"--kv-cache-dtype {deployment.flags.get('kv-cache-dtype')}"
     try:
-        pages.arrange(memory.caches(shape), layout)
+        pages.arrange(pages.caches(shape), layout)
     except pages.UnlaidError as problem:
         return str(problem)
     return ""

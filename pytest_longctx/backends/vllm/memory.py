@@ -6,7 +6,7 @@ the last digit. `pytest_longctx.backends.vllm.pages` computes its blocks, `pytes
 memory beside it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
@@ -20,7 +20,6 @@ from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.observation import Outcome
-from pytest_longctx.shapes.caches import Attention, Cache
 from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
@@ -121,7 +120,7 @@ class Pool:
             hybrid=self.hybrid,
             group_ratio=self.group_ratio,
         )
-        return pages.arrange(speculative.with_draft(caches(self.shape), self.draft), self.layout or plain)
+        return pages.arrange(speculative.with_draft(pages.caches(self.shape), self.draft), self.layout or plain)
 
     @property
     def group_layers(self) -> int:
@@ -183,19 +182,6 @@ class Pool:
 
 UNBOUNDED_TOKENS = 2**31 - 1
 """A length that stands for any length."""
-
-
-def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
-    """Return the caches that the layers of *shape* keep in the KV pool, and the number of layers of each."""
-    if shape.model is not None:
-        return [(group.cache, group.layers) for group in shape.model.groups]
-    spans = (
-        ("full", shape.full, 0),
-        ("chunked", shape.chunked, shape.window),
-        ("sliding", shape.sliding, shape.window),
-    )
-    width = shape.head_dim
-    return [(Attention(shape.kv_heads, width, width, span, w), n) for span, n, w in spans if n]  # type: ignore[arg-type]
 
 
 def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> int:

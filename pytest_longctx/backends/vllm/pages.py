@@ -14,6 +14,7 @@ from typing import Literal
 
 from pytest_longctx.backends.vllm.kv_dtypes import PLAIN, ValueSize
 from pytest_longctx.deployments.deployment import FlagValue
+from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.caches import Attention, Cache, Latent, State
 from pytest_longctx.shapes.model import VALUE_BYTES
 
@@ -126,6 +127,19 @@ class Grouping:
 
 class UnlaidError(ValueError):
     """These pages cannot be arranged in one pool, or it is unknown how. The message says which of both."""
+
+
+def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
+    """Return the caches that the layers of *shape* keep in the KV pool, and the number of layers of each."""
+    if shape.model is not None:
+        return [(group.cache, group.layers) for group in shape.model.groups]
+    spans = (
+        ("full", shape.full, 0),
+        ("chunked", shape.chunked, shape.window),
+        ("sliding", shape.sliding, shape.window),
+    )
+    width = shape.head_dim
+    return [(Attention(shape.kv_heads, width, width, span, w), n) for span, n, w in spans if n]  # type: ignore[arg-type]
 
 
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
