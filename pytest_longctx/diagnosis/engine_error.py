@@ -102,8 +102,8 @@ _OPERATION: Final = re.compile(
 _IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
 _COMPUTING: Final = re.compile(
     r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources|embed_multimodal"
-    r"|multimodal_embeddings|process_\w+_input)\w*"
-    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla|vllm/v1/core|srt/mem_cache)/"
+    r"|multimodal_embeddings|process_\w+_input|prepare_inputs|update_states|update_from_output)\w*"
+    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla|vllm/(?:v1/)?core|srt/mem_cache)/"
     r"|/managers/schedule(?:_batch|_policy|r_\w+_mixin)\.py"
 )
 """Frames of code that runs with the weights loaded, whatever phase the log shows."""

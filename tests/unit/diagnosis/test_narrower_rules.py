@@ -128,6 +128,8 @@ def test_a_lookup_in_a_connector_is_one_of_the_transfer_once_it_moves_blocks():
     ("path", "function"),
     [
         ("vllm/v1/core/sched/acme.py", "admit"),
+        ("vllm/core/acme.py", "admit"),
+        ("vllm/v1/worker/acme.py", "_update_states_of_acme"),
         ("sglang/srt/managers/schedule_batch.py", "merge"),
         ("vllm/model_executor/models/acme.py", "_process_image_input"),
     ],
