@@ -43,7 +43,7 @@ _LEAVES_OPEN: Final = re.compile(rf"^(?:{_KEYLESS})(?:: |$)")
 Mistakes that are not caused by a missing key of a configuration or a checkpoint. They count as soon as they occur in
 the engine's frames.
 """
-_MISTAKE: Final = re.compile(rf"^(?:KeyError|{_KEYLESS})(?:: |$)")
+_MISTAKE: Final = re.compile(rf"^(?:KeyError|{_KEYLESS})(?:: |$)|^ValueError: (?:not enough|too many) values to unpack")
 """Exceptions by which Python reports a mistake of the program that runs."""
 _TENSORS: Final = re.compile(
     r"^(?:RuntimeError|ValueError|IndexError): .*(?:"
@@ -101,8 +101,10 @@ _OPERATION: Final = re.compile(
 """Files of operations, which run on tensors only."""
 _IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
 _COMPUTING: Final = re.compile(
-    r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources)\w*"
-    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla)/"
+    r", in \w*(?:forward|execute_model|run_batch|event_loop|executor_loop|prepare_resources|update_resources|embed_multimodal"
+    r"|multimodal_embeddings|process_\w+_input|prepare_inputs|update_states|update_from_output)\w*"
+    r"|/(?:attention/backends|layers/attention|sgl_kernel|flash_attn|vllm_flash_attn|fla|vllm/(?:v1/)?core|srt/mem_cache)/"
+    r"|/managers/schedule(?:_batch|_policy|r_\w+_mixin)\.py"
 )
 """Frames of code that runs with the weights loaded, whatever phase the log shows."""
 

@@ -160,6 +160,8 @@ class Signature(toml.Table):
     """It counts only in a traceback that has a place of its class."""
     raised_in: Pattern | None = None
     """It counts only in a traceback whose last frame matches: the program that raised the exception."""
+    not_raised_in: Pattern | None = None
+    """It does not count in a traceback whose last frame matches; a line without a traceback counts."""
     booting: bool = False
     """It counts only before the server serves."""
     root: bool = False

@@ -45,7 +45,10 @@ class Trace:
         """Whether the traceback's exception was raised where *signature* requires."""
         if signature.placed and signature.kind not in self.places:
             return False
-        return signature.raised_in is None or re.search(signature.raised_in, self.frame) is not None
+        inside, outside = signature.raised_in, signature.not_raised_in
+        if outside is not None and re.search(outside, self.frame):
+            return False
+        return inside is None or re.search(inside, self.frame) is not None
 
     def level(self, record: Record) -> int | None:
         """The level of *record*, a line of the traceback: its own, or the level of the line in which the traceback begins."""
