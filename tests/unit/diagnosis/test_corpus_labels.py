@@ -41,7 +41,7 @@ def test_all_sets_are_there():
             "twelfth",
             "thirteenth",
             "fourteenth",
-            "fourteenth",
+            "fifteenth",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -60,4 +60,5 @@ def test_all_sets_are_there():
         "twelfth": (72, 16),
         "thirteenth": (77, 16),
         "fourteenth": (94, 18),
+        "fifteenth": (85, 18),
     }
