@@ -24,7 +24,10 @@ _FREE_S: Final = 5.0
 
 
 def reset(server: Server) -> Refusal | None:
-    """Reset the prefix cache of *server*. Return the refusal, or None on success. Status 404 means no such endpoint."""
+    """
+    Reset the prefix cache of *server*. Return None on success, else the refusal. Status 404 means that the server has
+    no such endpoint.
+    """
     path = server.backend.reset_path
     if path is None:
         return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")
@@ -49,8 +52,8 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
 
 def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
     """
-    Empty the prefix cache of *server*. Raises `CacheError` if *witness*, which was sent before, still has cached
-    tokens.
+    Empty the prefix cache of *server*. Raises `CacheError` if a repeat of *witness*, an earlier prompt, still has
+    cached tokens.
     """
     ask(server, witness, 1, watch=watch)
     refusal = reset(server)
@@ -73,7 +76,7 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    Test the reset of the prefix cache: send *prompt* three times, and reset the cache before the third request.
+    Send *prompt* three times, reset the prefix cache before the third request, and return whether the reset worked.
 
     Return the observation of the third request, with the cached share of the second request added. The outcome is None if the
     server has no endpoint to reset its cache.

@@ -21,7 +21,10 @@ _MOST_QUESTIONS = 2000
 
 
 class LmEval(EvaluationTool):
-    """Uses ``local-completions``, which sends text to the server and needs neither torch nor a tokenizer here."""
+    """
+    Adapter that runs lm-eval with ``local-completions``: it sends text to the server and needs neither torch nor a
+    tokenizer here.
+    """
 
     name = "lm-eval"
     package = "lm_eval"
@@ -69,7 +72,10 @@ class LmEval(EvaluationTool):
 
 
 def _scores(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the accuracies that lm-eval reports for the task. A standard error that it did not compute is None, not zero."""
+    """
+    Return the accuracies that lm-eval reports for the task. A standard error that lm-eval did not compute is None, not
+    zero.
+    """
     scores: dict[str, float | None] = {}
     for theirs, ours in FILTERS.items():
         for suffix in ("", "_stderr"):

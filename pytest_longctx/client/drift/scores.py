@@ -47,7 +47,7 @@ class Scores:
 
 def of_vllm(page: bytes, sent: Array) -> Scores:
     """
-    Read the scores from vLLM's answer to a completion with ``prompt_logprobs`` for the token ids *sent*.
+    Return the scores in vLLM's answer to a completion with ``prompt_logprobs`` for the token ids *sent*.
 
     Raises `UnscoredError`.
     """
@@ -62,7 +62,7 @@ def of_vllm(page: bytes, sent: Array) -> Scores:
 
 def of_sglang(page: bytes, sent: Array) -> Scores:
     """
-    Read the scores from SGLang's answer to ``/generate`` with ``return_logprob`` for the token ids *sent*.
+    Return the scores in SGLang's answer to ``/generate`` with ``return_logprob`` for the token ids *sent*.
 
     Raises `UnscoredError`.
     """
@@ -96,7 +96,7 @@ def _check_count(rows: object, sent: Array) -> None:
 
 
 def _scores(tables: list[tuple[dict[int, float], int]]) -> Scores:
-    """Build the scores from *tables*, which have the known log-probabilities and the text's token at each position."""
+    """Return the scores from *tables*, which have the known log-probabilities and the text's token at each position."""
     count = len(tables)
     ids = np.full((count, TOP_TOKENS), -1, dtype=np.int32)
     logprobs = np.full((count, TOP_TOKENS), -np.inf, dtype=np.float32)
