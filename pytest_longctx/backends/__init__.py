@@ -1,5 +1,5 @@
 """
-Backends: an engine's command line, names, endpoints and log patterns. A backend never starts anything.
+Backends of engines: command line, names, endpoints and log patterns. Launchers, not backends, start servers.
 
 To add one, write a class like those in this package and a TOML catalogue of its log lines, and return it from the hook
 ``pytest_longctx_make_backend``.
@@ -25,7 +25,7 @@ __all__ = ["Backend", "MetricNames", "Recipe", "Scoring", "load_signatures", "na
 
 
 class MetricNames(toml.Table):
-    """Names of a server's gauges and counters on ``/metrics``; empty if it has none."""
+    """Names of a server's gauges and counters on ``/metrics``. A name is empty if the server has no such metric."""
 
     running: toml.Names = ()
     waiting: toml.Names = ()
@@ -64,12 +64,15 @@ class MetricNames(toml.Table):
 
     @classmethod
     def of(cls, engine: str) -> "MetricNames":
-        """Load the metric names of a backend's *engine* from its folder's ``metrics.toml``."""
+        """Return the metric names of a backend's *engine*, from the ``metrics.toml`` in its folder."""
         return toml.load(Path(__file__).parent / engine / "metrics.toml", cls)
 
 
 def catalogues() -> dict[str, signatures.Catalogue]:
-    """Return the log catalogue of each engine, also of engines without a backend. Each includes the lines of every engine."""
+    """
+    Return the log catalogue of each engine, also of engines without a backend. Each includes the lines common to all
+    engines.
+    """
     return {name: known.with_common(signatures.common()) for name, known in _catalogues().items()}
 
 
@@ -95,7 +98,7 @@ def signature_files() -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that a launcher needs to start one server."""
+    """All facts that a launcher needs to start one server."""
 
     name: str
     """The deployment's name. Log files and containers have it too."""
@@ -127,7 +130,7 @@ class Scoring(NamedTuple):
 
 
 class Backend:
-    """Base class of backends. A subclass defines its name, its `argv`, and whatever differs from these defaults."""
+    """Base class of backends. A subclass defines its name, its `argv`, and all that differs from the defaults here."""
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
@@ -200,7 +203,10 @@ class Backend:
         raise NotImplementedError
 
     def version_in(self, answer: Mapping[str, Any]) -> str | None:
-        """Return the engine version in the response of `version_path`, comparable by PEP 440; None if it has none."""
+        """
+        Return the engine version in the response of `version_path`, in a form that PEP 440 compares; None if the
+        response has no version.
+        """
         version = answer.get("version")
         return version if isinstance(version, str) else None
 
@@ -210,22 +216,22 @@ class Backend:
         return limit if isinstance(limit, int) else None
 
     def env(self, deployment: Deployment) -> dict[str, str]:
-        """Return the environment variables that the engine needs. Those of the deployment override them."""
+        """Return the environment variables that the engine needs. Variables of the deployment override them."""
         return {}
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
-        """Predict the boot of *deployment* on devices of *device_bytes* (None if unknown); None if it cannot be predicted."""
+        """
+        Return the predicted boot of *deployment* on devices of *device_bytes* (None if unknown); None if it cannot be
+        predicted.
+        """
         return None
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
-        """Return whether `predict` knows what the engine does if the checkpoint names a dtype for the KV cache."""
+        """Return whether `predict` models the KV cache dtype that a checkpoint may name."""
         return False
 
     def receives_kv(self, deployment: Deployment) -> bool:
-        """
-        Return whether the server of *deployment* is a decode role. Its count of cached tokens includes transferred
-        ones.
-        """
+        """Return whether the server of *deployment* is a decode role, which counts transferred tokens as cached."""
         return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
@@ -234,8 +240,8 @@ class Backend:
 
     def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
         """
-        Explain why `predict` would be wrong about *deployment* with a *shape* read from config.json; empty if it would
-        not.
+        Return the reason why `predict` would be wrong about *deployment* with a *shape* from config.json; empty if none
+        is known.
         """
         if unknown := sorted(self.unmodelled_flags & {name.replace("_", "-") for name in deployment.flags}):
             return f"the memory of {self.name} with --{unknown[0]} is not modelled"
@@ -249,13 +255,13 @@ class Backend:
         return ""
 
     def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
-        """Return the flags of *deployment* that `predict` reads and whose memory it does not know for this *shape*."""
+        """Return the flags of *deployment* that `predict` reads without knowing their memory for this *shape*."""
         return ()
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """
-        Return the seconds for which the devices wait for the host during one prefill, if this time is known to grow
-        with the prompt. If not, 0.
+        Return the seconds of one prefill for which the devices wait for the host; 0 unless this time is known to grow
+        with the prompt.
         """
         return 0.0
 
@@ -270,7 +276,7 @@ class Backend:
         key: str | None = None,
     ) -> Recipe:
         """
-        Convert *deployment* to a recipe for launchers: *host* is the address to listen at, *key* the API key to
+        Return the recipe of *deployment* for launchers. *host* is the address to listen at, *key* the API key to
         require.
         """
         # Last on the command line, so that no flag of the deployment can open the server to the network.
@@ -291,7 +297,7 @@ class Backend:
 
 
 def named(name: str) -> Backend:
-    """Return the shipped backend called *name*. Raises `UsageError`."""
+    """Return the shipped backend with the name *name*. Raises `UsageError`."""
     if name not in registry.BACKENDS:
         raise UsageError(unknown("backend", name, registry.BACKENDS))
     made: Backend = registry.load(registry.BACKENDS[name])()

@@ -131,10 +131,7 @@ class StreamedRequest:
         return await watchdog.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
-        """
-        Return the token counts of the answer's usage record. If the record has no cached tokens, the server's counter
-        supplies them.
-        """
+        """Return the counts of the usage record. The server's counter supplies missing cached tokens."""
         usage = self.usage or Usage()
         if self.usage is not None and usage.cached_tokens is None and ledger is not None:
             usage = replace(usage, cached_tokens=ledger.cached_tokens)
@@ -146,10 +143,7 @@ class StreamedRequest:
         return "uploading" if self.uploaded_s is None else "waiting"
 
     async def _race(self, http: httpx.AsyncClient, watchdog: Watchdog) -> tuple[Ending, float]:
-        """
-        Wait until the answer ends, the deadline passes or the watchdog stops the request. Return the ending and its
-        time.
-        """
+        """Wait for the answer's end, the deadline or the watchdog. Return the ending and its time."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
         watching = asyncio.create_task(watchdog.watch(what, self._phase, self.deadline_s, self.watch))
@@ -208,7 +202,7 @@ class StreamedRequest:
             return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
-        """Return whether *response* does not come from an engine. If so, *detail* contains the reason."""
+        """Return whether *response* does not come from an engine. *detail* then has the reason."""
         server, headers = self.server, response.headers
         answer = Answer(
             f"POST {self.prompt.path}",
@@ -289,10 +283,7 @@ class StreamedRequest:
         return None
 
     def _at_the_end(self) -> Ending:
-        """
-        Return the ending of an answer whose closing event has arrived. vLLM ends an aborted request with a count of 0
-        and no error.
-        """
+        """Return the ending of a closed answer. vLLM closes an aborted request with a count of 0, without an error."""
         empty = self.usage is not None and self.usage.completion_tokens == 0 and not self.arrivals_s
         if empty and self.finished_s is None and not self.detail:
             self.detail = "the server ended the answer without a token, and without a reason (finish_reason)"
@@ -324,8 +315,7 @@ class StreamedRequest:
 
 def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
     """
-    Return the *usage* of a decode role without the tokens that a prefill role computed and sent, which usage counts as
-    cached.
+    Return the *usage* of a decode role without the tokens that a prefill role sent, which count as cached there.
 
     vLLM adds up both in ``cached_tokens``. The tokens from a cache are unknown unless the counters separate them.
     """
@@ -354,10 +344,7 @@ def _said(choice: Mapping[str, Any]) -> str | None:
 
 
 def open_client(server: Server, timeout_s: float) -> PageClient:
-    """
-    Return a synchronous HTTP client for short requests to *server*. The client uses no proxies of the environment on
-    loopback.
-    """
+    """Return a synchronous HTTP client for short requests to *server*, without proxies on loopback."""
     return PageClient(
         base_url=server.url,
         headers=dict(server.headers),
@@ -378,8 +365,7 @@ def ask(
     traced: bool = False,
 ) -> Exchange:
     """
-    Send *prompt*, request *output_tokens* tokens and return the exchange. An exchange records a refusal or a hang;
-    neither is raised.
+    Send *prompt*, request *output_tokens* tokens and return the exchange, also of a refusal or a hang.
 
     *traced*: request the log-probability of each token, if the backend can return it. *deadline_s* counts from the first
     byte. By default it follows from the deployment's timeouts. Raises `PromptError` for a wrong argument, and `LaunchError`

@@ -1,5 +1,5 @@
 """
-Launchers start a server, or attach to one. A deployment defines the server, a launcher how to start or reach it.
+Launchers start a server, or attach to a running one. A deployment defines the server; a launcher starts or reaches it.
 
 To add one, write a class with every attribute of `Launcher` and with `up`, and return it from the hook
 ``pytest_longctx_make_launcher``. A run treats a launcher by these attributes only, never by its name.
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def unattended(pid: int) -> None:
-    """Default for a launch whose server processes are not monitored: do nothing."""
+    """Do nothing: the default for a launch whose server processes are not monitored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The deployment to start, and the inputs of a launcher."""
+    """The deployment to start, and the other inputs of a launcher."""
 
     backend: Backend
     deployment: Deployment
@@ -58,7 +58,7 @@ class Launch:
 
 
 class Launcher(Protocol):
-    """Starts or reaches the server of a deployment, and stops what it started."""
+    """Base class of launchers: start or reach the server of a deployment, and stop what was started."""
 
     name: str
     """Name in results and messages."""

@@ -47,7 +47,7 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
 
 def tree_insert_s(tokens: int, chunk_tokens: int) -> float:
     """
-    Predict the time for which the host of SGLang 0.5.23 writes one prompt into its radix tree, whose core is in Rust.
+    Return the time for which the host of SGLang 0.5.23 writes one prompt into its radix tree, whose core is in Rust.
 
     After each chunk, the ids up to its end are copied twice, and the core converts and compares them once. No node is
     sliced any more, so the time grows with N^2 / (2 c), not with N^3 / (6 c^2). The GPU works meanwhile: one H200 read
@@ -62,7 +62,7 @@ def tree_insert_s(tokens: int, chunk_tokens: int) -> float:
 
 
 def host_s(tokens: int, chunk_tokens: int, version: str | None, window: int | None = None) -> float:
-    """Return the time that the prefix cache of SGLang *version* adds to a prefill, at most. No version means the newest."""
+    """Return the most seconds that the prefix cache of SGLang *version* adds to a prefill. No version means the newest."""
     if version is not None and overlap(version, WALKS):
         return radix_walk_s(tokens, chunk_tokens, window)
     return tree_insert_s(tokens, chunk_tokens)

@@ -1,5 +1,5 @@
 """
-GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, the estimate of graphs.
+GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, and the estimate for graphs.
 
 The profiling run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
 (``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the sampler's peak or the peak of the widest feed-forward
@@ -169,7 +169,7 @@ TOWER_SLACK_TOKENS = 8192
 
 
 def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
-    """Return the peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's."""
+    """Return the peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's peak."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
@@ -188,7 +188,7 @@ Most cached tokens whose latents vLLM's MLA expands to keys and values at once (
 
 def _latent_attention(shape: Shape, trial: Trial) -> float:
     """
-    Return the bytes of the widest layer with latent attention in vLLM's profiling run; 0 if there is none.
+    Return the bytes of the widest layer with latent attention in vLLM's profiling run; 0 without such a layer.
 
     It allocates the keys and values of `PREFILL_ROWS` cached tokens, the queries, and three copies of the hidden values
     (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
@@ -224,7 +224,10 @@ def _logit_bytes(trial: Trial) -> tuple[float, ...]:
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
-    """Values per token in the widest dense feed-forward layer of the profiling run: both projections and their product."""
+    """
+    Return the number of values per token in the widest dense feed-forward layer of the profiling run: both projections
+    and their product.
+    """
     rows: dict[str, list[int]] = {}
     for tensor in _matrices(model):
         if ".experts." not in tensor.name and tensor.name.endswith((".gate_proj", ".up_proj")):
@@ -328,7 +331,10 @@ Growth of the host's own memory during a boot if it is the device's memory too: 
 
 
 def graph_bytes(shape: Shape, trial: Trial) -> Range:
-    """Estimate of CUDA graphs that vLLM subtracts from the pool. Before `GRAPHS_COUNTED`, graphs use the remaining memory."""
+    """
+    Return the estimate for CUDA graphs that vLLM subtracts from the pool. Before `GRAPHS_COUNTED`, graphs use the
+    remaining memory.
+    """
     if trial.eager or trial.before(GRAPHS_COUNTED):
         return Range(0, 0, 0)
     layers = shape.model.layers if shape.model is not None else shape.layers

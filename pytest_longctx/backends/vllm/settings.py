@@ -44,7 +44,7 @@ Model types whose latents are cached (``is_deepseek_mla``, 0.32.0). For others, 
 
 
 def device(deployment: Deployment) -> Accelerator | None:
-    """Return the accelerator in the settings of *deployment*; None if there is none."""
+    """Return the accelerator in the settings of *deployment*; None if the settings name none."""
     return every().get(Hardware.parse(deployment.hardware).kind) if deployment.hardware else None
 
 
@@ -55,7 +55,7 @@ def all_in(deployment: Deployment, versions: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The number of requests and tokens computed at once."""
+    """The number of requests and tokens that the engine computes at once."""
 
     max_num_seqs: int
     max_batched_tokens: int
@@ -80,26 +80,26 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
 
 
 def _small_batches(deployment: Deployment, here: Accelerator) -> bool:
-    """Return whether a device of 70 GiB or more gets the defaults of small ones: A100s by their name, GB10 since 0.33."""
+    """Return whether a device of 70 GiB or more gets the defaults of small devices: A100s by their name, GB10 since 0.33."""
     return here.kind.startswith("A100") or (here.kind == "GB10" and all_in(deployment, ">=0.33"))
 
 
 def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
-    """Return the bytes of a value in the dtype that the model computes with. FP32 only on request."""
+    """Return the bytes of a value in the dtype that the model computes with, which is FP32 only on request."""
     del model  # "auto" is 16 bits also for a config in FP32
     return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
 
 
 def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
     """
-    Return whether vLLM uses the KV cache dtype that the checkpoint names: ModelOpt's since 0.25
+    Return whether vLLM uses the KV cache dtype that the checkpoint names: that of ModelOpt since 0.25
     (``utils/torch_utils.py``).
     """
     return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
 
 
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
-    """Return vLLM's setting ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
+    """Return the value of vLLM's ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
         return shape.whole.scheme.kv_dtype or dtype
@@ -152,8 +152,8 @@ EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
     """
-    Return the bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, or as for the
-    convolution.
+    Return the bytes of a value of a recurrent state by vLLM's dtype settings. None means as in the config, or as for
+    the convolution.
     """
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
@@ -285,7 +285,7 @@ def _samples_with_flashinfer(deployment: Deployment) -> bool:
 
 
 def unlaid(deployment: Deployment, shape: Shape) -> str:
-    """Name the setting or key for which vLLM's pages of *shape* are unknown; empty if they are known."""
+    """Return the setting or key for which vLLM's pages of *shape* are unknown; empty if they are known."""
     model, flags = shape.whole, deployment.flags
     if model is None:
         return ""
