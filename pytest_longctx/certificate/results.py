@@ -12,7 +12,7 @@ Word = Literal["holds", "broken", "unmeasured"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check of the table."""
+    """One check in the table of checks."""
 
     id: str
     group: str
@@ -47,7 +47,7 @@ class Result:
         return {"group": about.group, "asserts": about.asserts, **asdict(self), **do}
 
     def lines(self) -> Iterator[str]:
-        """Return the result of one check as lines for a terminal and for JUnit."""
+        """Yield the result of one check as lines for a terminal and for JUnit."""
         yield f"{self.check}: {self.about.asserts}: {self.word}"
         rows = (("asked", self.asked), ("seen", self.seen), ("allowed", self.allowed), ("because", self.because))
         yield from (f"  {word:<8} {text}" for word, text in rows if text)
@@ -84,7 +84,10 @@ def checks() -> Mapping[str, Check]:
 
 
 def explained(results: Iterable[Result]) -> Iterator[Result]:
-    """Return the *results* with one broken check for each fault. A check that another broken check explains is unmeasured."""
+    """
+    Yield the *results* with one broken check for each fault. A check that another broken check explains becomes
+    unmeasured.
+    """
     given = list(results)
     wrong = {each.check for each in given if each.word == "broken"}
     for each in given:

@@ -16,7 +16,7 @@ DEVICE_GIB: Mapping[str, float] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of the memory: its name, its size, and whether it is on the host or a device."""
+    """One part of the predicted memory: its name, its size, and whether it is on the host or a device."""
 
     name: str
     size_bytes: float
@@ -32,7 +32,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The expected result of one boot. *outcome* ``serves`` means that it fits."""
+    """The predicted result of one boot. The *outcome* ``serves`` means that the boot fits."""
 
     outcome: Outcome
     terms: tuple[Term, ...]
@@ -56,8 +56,8 @@ class Prediction:
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
         """
-        Return the predicted boot with *host_bytes* of host memory (None if unknown). Failures on the devices come
-        first.
+        Return the prediction for *host_bytes* of host memory (None if unknown). A failure on the devices comes before
+        one on the host.
         """
         taken = [term for term in self.terms if term.host]
         if host_bytes is None or not self.fits or sum(term.size_bytes for term in taken) <= host_bytes:

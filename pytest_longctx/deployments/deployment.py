@@ -29,7 +29,7 @@ HardwareName = Annotated[str, AfterValidator(_hardware)]
 
 
 class Model(toml.Table):
-    """The model to serve. Exactly one of *make*, *path* and *id* names its origin."""
+    """The model of a deployment. Exactly one of *make*, *path* and *id* names its origin."""
 
     name: str
     """The model's name in the scope of findings."""
@@ -67,7 +67,10 @@ MEASURED = Field(ge=0, exclude=True)
 
 
 class Timeouts(toml.Table):
-    """Timeouts. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
+    """
+    Timeouts of a deployment. Each must exceed the predicted time, so that the suite never causes the failure that it
+    reports.
+    """
 
     boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
@@ -114,7 +117,10 @@ class Timeouts(toml.Table):
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
-        """Return the expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if unknown."""
+        """
+        Return the expected prefill time of a prompt in seconds, for the timeouts of a deployment on this machine; 0 if
+        unknown.
+        """
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
 
     @property
@@ -129,7 +135,7 @@ class Timeouts(toml.Table):
 
     def one_step_s(self, prompt_tokens: int) -> float:
         """
-        Return the timeout of one step that computes *prompt_tokens* without progress: the time at the slowest rate.
+        Return the timeout in seconds of one step that computes *prompt_tokens* without progress, at the slowest rate.
 
         If the machine was measured to be slower, `DEADLINE_FACTOR` times the expected prefill time.
         """
@@ -138,8 +144,8 @@ class Timeouts(toml.Table):
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
         """
-        Return the timeout of a request from its first byte: *answer_s* plus the time of its tokens at the slowest
-        rates.
+        Return the timeout of a request in seconds from its first byte: *answer_s* plus the time of its tokens at the
+        slowest rates.
         """
         return self.answer_s + self.one_step_s(prompt_tokens) + output_tokens / self.slowest_decode_tokens_per_s
 
@@ -157,7 +163,7 @@ def _mount(text: str) -> str:
 
 
 class Docker(toml.Table):
-    """How the docker launcher makes a container of a deployment. Options for the hardware are added automatically."""
+    """Options of the docker launcher for a deployment's container. Options for the hardware are added automatically."""
 
     python: str = "python3"
     """The interpreter in the image. It starts the engine's module and replaces the image's entrypoint."""
@@ -183,7 +189,7 @@ class Docker(toml.Table):
 
 
 class Kubernetes(toml.Table):
-    """How a deployment becomes Pods, in addition to the image, mounts and memory of its ``[docker]`` table."""
+    """Options of a deployment's Pods, in addition to the image, mounts and memory of its ``[docker]`` table."""
 
     models: str | None = None
     """
@@ -262,16 +268,13 @@ class Deployment(toml.Table):
 
     @property
     def needs(self) -> Hardware:
-        """
-        The hardware to request from a container engine or a cluster. If any GPU will do, the backend decides the
-        vendor.
-        """
+        """The hardware to request from a container engine or a cluster. For any GPU, the backend decides the vendor."""
         wanted = Hardware.parse(self.hardware) if self.hardware else Hardware("cpu")
         amd = wanted.kind == ANY_GPU and self.backend.endswith("-rocm")
         return Hardware("MI300X", wanted.count) if amd else wanted
 
     def arguments(self) -> tuple[str, ...]:
-        """Convert the engine flags to command-line arguments."""
+        """Return the engine flags as command-line arguments."""
         argv: list[str] = []
         for name, value in self.flags.items():
             if value is not False:
@@ -280,7 +283,7 @@ class Deployment(toml.Table):
 
 
 def attached(backend: str) -> Deployment:
-    """Make a deployment for a running server of which only the address is known."""
+    """Return a deployment for a running server of which only the address is known."""
     return Deployment(
         name="attached",
         title="a server that was already running",
@@ -291,7 +294,7 @@ def attached(backend: str) -> Deployment:
 
 def load(path: Path) -> Deployment:
     """
-    Load the deployment in the TOML file at *path*. Raises `TableError`.
+    Return the deployment in the TOML file at *path*. Raises `TableError`.
 
     ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder. Tables are merged key by key.
     """
@@ -308,7 +311,7 @@ def load(path: Path) -> Deployment:
 
 
 def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
-    """Complete the *content* of a deployment's file with keys that only *taken* has, the deployment that it builds on."""
+    """Return the *content* of a deployment's file, completed with the keys of *taken*, the deployment on which it builds."""
     both = {name: {**taken[name], **table} for name, table in content.items() if _tables(table, taken.get(name))}
     return {**taken, **content, **both}
 
@@ -318,7 +321,7 @@ def _tables(one: object, other: object) -> bool:
 
 
 def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
-    """Load every deployment under *folders*, by name. Raises `TableError`."""
+    """Return every deployment under *folders*, by name. Raises `TableError`."""
     found: dict[str, Deployment] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
         deployment = load(path)
@@ -332,7 +335,7 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
 
 def load_deployments(*folders: str | Path) -> dict[str, Deployment]:
     """
-    Load every deployment by name: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
+    Return every deployment by name: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
 
     Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """

@@ -267,7 +267,7 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
-    """Return the rows of a model list by name; None if *answer* is not a model list."""
+    """Return the rows of the model list in the response *listed*, by name; None if the response is not a model list."""
     listing = _json(listed)
     rows = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):

@@ -15,7 +15,10 @@ _FIRST_WORD_S = 3.0
 
 
 class ProgressLine:
-    """One overwritten line on a terminal, a line every half minute elsewhere or if *plain*, and nothing if pytest is quiet."""
+    """
+    Progress of a wait: one overwritten line on a terminal, otherwise or if *plain* a line every half minute, nothing if
+    pytest is quiet.
+    """
 
     def __init__(self, config: pytest.Config, *, plain: bool = False) -> None:
         self.config = config
@@ -25,7 +28,7 @@ class ProgressLine:
         self._live = False
 
     def begin(self) -> None:
-        """Begin a wait on the progress line; a short wait gets no line."""
+        """Begin a wait. The progress line appears only if the wait is long."""
         self.said_s = -math.inf
 
     def update(self, progress: Progress) -> None:
