@@ -67,10 +67,8 @@ def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> D
 
 def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int | None:
     """
-    Return the default context of *one* in tokens: the longest that is predicted to fit and to be computed in time. None
-    if unknown.
-
-    It is the shortest one if none is, or if nothing is known.
+    Return the default context of *one* in tokens: the longest of its context lengths that is predicted to fit and to be
+    computed in time, else the shortest. Without a list of lengths, return the configured length, which may be None.
     """
     shape = models.shape_of(one.model)
     if shape is None or device_gib is None:

@@ -19,10 +19,8 @@ def read_log(path: str | Path, engine: str) -> LogReader:
 
 def diagnose(reading: LogReader, given: Evidence | None = None) -> Diagnosis | None:
     """
-    Return the diagnosis of the failure in a server's log; None without one. *given* is other evidence of the end, such
-    as an exit code.
-
-    Return None without such evidence and without an error in the log: the log alone then shows no failure.
+    Return the diagnosis of the failure in a server's log; None if neither the log nor *given*, other evidence of the
+    end, shows a failure.
     """
     failed = reading.failure or reading.errors.text or reading.errors.complaint
     return diagnosis.diagnose(reading, given or Evidence()) if failed or given else None

@@ -369,7 +369,8 @@ def same_answer(seen: Observation, cold: Exchange, warm: Exchange) -> Observatio
     Return *seen* with ``answers_changed``: 0 if the *warm* answer equals the *cold* answer to the same prompt,
     otherwise 1.
 
-    None if either has neither text nor tokens, or if they differ where the cold answer had two nearly equal choices.
+    The figure is None if an answer has neither text nor tokens, or if the answers differ where the cold one had two
+    nearly equal choices.
     """
     if cold.ending != "complete" or warm.ending != "complete":
         return seen

@@ -227,8 +227,8 @@ def processes_per_core() -> float:
     """
     Return the number of processes that run or are ready to run, per core of this machine.
 
-    It is the mean of the last minute, or the present number if that is higher: the mean lags a minute behind a program
-    that has just started.
+    The number is the mean of the last minute, or the present one if that is higher, because the mean lags a minute
+    behind a program that has just started.
     """
     now = 0
     with suppress(OSError, ValueError, IndexError):

@@ -24,9 +24,8 @@ _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
     """
-    Return whether a test is to be deselected because pytest inserted a placeholder for its empty set of cases.
-
-    False for another plugin's "deployment".
+    Return whether a test is to be deselected because pytest inserted a placeholder for its empty set of cases. The
+    result is False for another plugin's "deployment".
     """
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return type(params.get("deployment")).__name__ == "NotSetType"

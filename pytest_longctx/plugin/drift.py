@@ -74,9 +74,7 @@ def repeatable(
 ) -> Observation | Mismatch:
     """
     Return the comparison of the answers of *server* to one prompt, alone and beside other requests. If *finding* names
-    another server, its answers are compared too.
-
-    Raises `LongctxError`.
+    another server, its answers are compared too. Raises `LongctxError`.
     """
     own, ask = server.deployment.name, finding.ask
     folder, key = session.options.results / "repeatable", f"{ask.prompt_tokens}-{ask.output_tokens}"

@@ -156,9 +156,8 @@ class Session:
     @contextmanager
     def measuring(self, server: Server, sent_tokens: int | None = None) -> Iterator[dict[str, Any]]:
         """
-        Hold the lock of *server* for a request or a load of *sent_tokens*, and yield the record of the request.
-
-        The yielded row is recorded with its times and the caller's additions.
+        Hold the lock of *server* for a request or a load of *sent_tokens*, and yield the row of the request, which is
+        recorded with its times and the caller's additions.
         """
         with exclusive(server.url, self.progress_line.update):
             self.sampler.hold_still()

@@ -115,9 +115,8 @@ def cancelled(one: Walk) -> None:
 
 async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) -> tuple[list[Exchange], list[float]]:
     """
-    Answer the tasks *before*, disconnect other clients, and answer the tasks *after*.
-
-    Return the exchanges of *before* and *after*, and the times of the disconnections.
+    Answer the tasks *before*, disconnect other clients, and answer the tasks *after*. Return the exchanges of *before*
+    and *after*, and the times of the disconnections.
     """
     left: list[float] = []
     async with poll_metrics(one.server) as gauges:

@@ -55,7 +55,6 @@ def summary(walk: Walk) -> Observation:
 def _foreign(walk: Walk) -> float | None:
     """
     Return the largest `Reading.foreign_tokens` of the readings and their controls; no token of a control may be cached.
-    None if unknown.
 
     None if unknown for a reading. A control whose usage does not report cached tokens is ignored.
     """

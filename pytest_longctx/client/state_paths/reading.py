@@ -46,7 +46,7 @@ class Reading:
     """Tokens at the start of the prompt that may be cached: earlier prompts with the same salt had them too."""
     shared: int = 0
     """
-    Tokens at the start of the prompt that an earlier context (prompt and answer) with the same salt had too.
+    Number of tokens at the start of the prompt that an earlier context (prompt and answer) with the same salt also had.
 
     It is more than `reusable` if prompts agree by chance, or if the engine has computed the last token of an answer.
     """
