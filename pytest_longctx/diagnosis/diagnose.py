@@ -46,7 +46,7 @@ _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Evidence of how a server ended, beside its log. ``None`` means not observed, never zero."""
+    """Evidence of a server's end, beside its log. ``None`` means not observed, never zero."""
 
     exit_code: int | None = None
     """As shells report it: 128 + N for signal N, or -N; None while the process runs."""
@@ -146,7 +146,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
-    """Return the id, class and sizes of a refused request in the catalogue, by its *text*; None if no entry matches."""
+    """Return id, class and sizes of a refused request by its *text*; None if no catalogue entry matches."""
     for known in catalogue.refusal:
         if match := re.search(known.regex, text):
             return known.id, known.kind, figures(match.groupdict())
@@ -243,7 +243,7 @@ def _stops(reading: LogReader, given: Evidence) -> list[str]:
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Return the diagnosis of a server that answers and refuses the request; None for any other."""
+    """Return the diagnosis of a server that refuses the request; None for any other."""
     if given.refusal is None:
         return None
     phase: Phase = "request"
@@ -272,7 +272,7 @@ def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
 
 
 def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Return the diagnosis of a server that hung, or was too slow, at the time limit; None for any other."""
+    """Return the diagnosis of a server that hung, or was too slow, at the time limit; None otherwise."""
     if given.waited_for is None:
         return None
     if given.at_work is not None:
@@ -323,10 +323,7 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def _unscheduled(reading: LogReader) -> Diagnosis:
-    """
-    Return the diagnosis of a server whose requests wait while none runs: the KV cache is too small, or the reason is
-    unknown.
-    """
+    """Return the diagnosis of a server whose requests wait while none runs: a small KV cache, or an unknown reason."""
     boot = reading.boot
     seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
     if not boot.holds_no_request:
@@ -341,7 +338,7 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
 
 
 def _idle(reading: LogReader) -> Diagnosis | None:
-    """Return the diagnosis of a server that is ready and does no work for its requests; None for any other."""
+    """Return the diagnosis of a ready server that does no work for its requests; None for any other."""
     if reading.boot.answers_nothing:
         return _only_refusals(reading)
     return _unscheduled(reading) if reading.boot.idle_with_requests >= _SEVERAL else _retrying(reading)
@@ -388,7 +385,7 @@ def _ended(
     evidence: list[str],
     sizes: Mapping[str, float] | None = None,
 ) -> Diagnosis:
-    """Return the diagnosis of a server if its end, or the end of one of its processes, was observed."""
+    """Return the diagnosis of a server of which an end, or the end of a process, was observed."""
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:
