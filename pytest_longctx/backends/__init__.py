@@ -32,7 +32,7 @@ class MetricNames(toml.Table):
     kv_usage: toml.Names = ()
     """Share of the KV cache in use, from 0 to 1."""
     kv_used_tokens: toml.Names = ()
-    """Gauge: tokens in the KV cache. It changes with every chunk even if the share is rounded."""
+    """Gauge: tokens in the KV cache, which change with every chunk even if the share is rounded."""
     worked_tokens: toml.Names = ()
     """Counter: tokens that the model has processed. The tokens of a prompt are added chunk by chunk."""
     prompt_tokens: toml.Names = ()
@@ -44,7 +44,7 @@ class MetricNames(toml.Table):
     external_tokens: toml.Names = ()
     """Counter: the part of `cached_tokens` that a connector loaded from outside the engine."""
     preemptions: toml.Names = ()
-    """Counter: requests that were preempted: they lost their KV cache while they ran."""
+    """Counter: requests that were preempted, and so lost their KV cache while they ran."""
     drafted_tokens: toml.Names = ()
     """Counter: tokens proposed by speculative decoding."""
     accepted_tokens: toml.Names = ()
@@ -101,7 +101,7 @@ class Recipe:
     """All facts that a launcher needs to start one server."""
 
     name: str
-    """The deployment's name. Log files and containers have it too."""
+    """The deployment's name, which log files and containers also have."""
     argv: tuple[str, ...]
     env: Mapping[str, str]
     port: int
@@ -136,9 +136,9 @@ class Backend:
     package: ClassVar[str | None] = None
     """Name of the module that an interpreter must be able to import; None: any interpreter works."""
     distributions: tuple[str, ...] = ()
-    """Distribution names of the engine. Its version is looked up under them in this order."""
+    """Names of the engine's distributions, in the order in which they are asked for the version."""
     install: tuple[str, ...] = ()
-    """Requirements that ``longctx engine`` installs; empty if it cannot install this engine."""
+    """Requirements that ``longctx engine`` installs; empty if the command cannot install this engine."""
     uninstall: tuple[str, ...] = ()
     """Distributions to remove after the installation."""
     elsewhere: ClassVar[str] = ", or name an interpreter that has it with --longctx-python"
@@ -146,36 +146,34 @@ class Backend:
     launches: ClassVar[bool] = True
     """Whether the engine can be launched. If not, only the server's URL is known."""
     on_cpu: ClassVar[bool] = False
-    """Whether PyTorch runs its models on the CPU. The CPU's speed is then measured before any boot."""
+    """Whether PyTorch runs the models of this backend on the CPU, whose speed is then measured before any boot."""
     shares_machine: ClassVar[bool] = False
     """Whether the engine is so small that every xdist worker can boot its own server."""
     health: ClassVar[str] = "/health"
     dies_unhealthy: ClassVar[bool] = False
-    """
-    Whether status 503 from the health endpoint after the boot means that the engine is dead. If not, it may be busy.
-    """
+    """Whether status 503 from the health endpoint after the boot means that the engine is dead. Otherwise, it may be busy."""
     version_path: ClassVar[str | None] = "/version"
     unmodelled_flags: ClassVar[frozenset[str]] = frozenset()
     """Flags that change the memory of a device and that `predict` ignores."""
     reset_path: ClassVar[str | None] = None
-    """Endpoint whose POST resets the prefix cache; None if there is none."""
+    """Endpoint whose POST resets the prefix cache; None if the engine has none."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Fields added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     tracing: ClassVar[Mapping[str, Any]] = MappingProxyType({"logprobs": 2})
     """Fields of a completion request for the log-probability of each token and of one other token."""
     scoring: ClassVar[Scoring | None] = None
-    """How to request the log-probabilities of a prompt; None if the engine does not return them."""
+    """The way to request the log-probabilities of a prompt; None if the engine does not return them."""
     disaggregated: ClassVar[bool] = False
     """Whether a decode role answers the requests, with KV caches from a prefill role."""
     salted: ClassVar[bool] = False
     """
-    Whether a completion request may have ``cache_salt``. The prefix cache then matches only requests with the same
+    Whether a completion request may have ``cache_salt``, with which the prefix cache matches only requests of an equal
     salt.
     """
     names_cached_if_any: ClassVar[bool] = False
-    """Whether usage, with the flags used here, omits cached tokens only if there are none."""
+    """Whether usage, with the flags used here, omits cached tokens only if none are cached."""
     host_flag: ClassVar[str | None] = None
-    """Flag for the address to listen at. `argv` omits it. None: the server cannot be reached inside a container."""
+    """Flag for the address to listen at, which `argv` omits. None if the server cannot be reached inside a container."""
     key_flag: ClassVar[str | None] = None
     """Flag that makes the server require an API key, if the environment cannot set one."""
     key_variable: ClassVar[str | None] = None

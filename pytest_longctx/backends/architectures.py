@@ -25,7 +25,7 @@ class Lacking(NamedTuple):
     """The reason why an engine version without a class for an architecture refuses it, or may serve it differently."""
 
     certain: bool
-    """Whether the start is refused; if not, it is not known what the fallback to Transformers does."""
+    """Whether the engine certainly refuses the start. Otherwise, the result of the fallback to Transformers is unknown."""
     said: str
     advice: str = ""
     phase: str = "config"

@@ -31,7 +31,7 @@ Versions of vLLM that take the positions beside YaRN as scaled already. Older on
 the factor.
 """
 ASSUMED_BY_VLLM = 2048
-"""The longest context if config.json has no key for it."""
+"""The longest context in tokens that vLLM assumes if config.json has no key for it."""
 MOST_TOKENS = 2**40
 
 

@@ -54,7 +54,7 @@ class ReadFlags:
     flags: dict[str, FlagValue] = field(default_factory=dict)
     """Values by the flag's name in `versions`, without dashes. JSON is kept as text, a list as words."""
     words: list[str] = field(default_factory=list)
-    """Words that are neither flags nor their values."""
+    """Words of the command line that are neither flags nor values of flags."""
     problems: list[Problem] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     """Flags whose value is a shell variable that the command does not set."""

@@ -12,7 +12,7 @@ from typing import Any
 
 _DTYPES = ("bfloat16", "float32")
 _FOR_S = 0.15
-"""Seconds for which each product is repeated. The fastest run counts, because other programs only slow it down."""
+"""Seconds for which each product is repeated. The fastest run counts, because other programs can only slow a run down."""
 _SMALL, _LARGE = 256, 512
 """Rows of the matrices. Small ones come first: a CPU without BF16 takes seconds for one product of large ones."""
 _COPIED_BYTES = 16 * 2**20

@@ -18,17 +18,17 @@ from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 TRIES: Final = 3
-"""How many prompts may be answered before the client has disconnected."""
+"""Number of prompts that may be answered before the client has disconnected."""
 CANARY_TOKENS: Final = 12
 """A prompt short enough for one minimal step of the engine."""
 PATIENCE_S: Final = 30.0
-"""How long a server is observed after the disconnect. Work that ends later is recorded with this value."""
+"""Seconds for which a server is observed after the disconnect. Work that ends later is recorded with this value."""
 _CANARIES: Final = 3
 _LOOK_S: Final = 0.01
 _SETTLE_S: Final = 2.0
 """How long the gauges may still show a canary that has been answered. Requests of other clients may stay longer."""
 _QUIET_S: Final = 2.0
-"""A server that counts tokens per chunk has stopped if it counts none for this time."""
+"""Seconds without a counted token after which a server that counts tokens per chunk has stopped."""
 _BLIND_S: Final = 0.5
 """Seconds from the last byte of the prompt to the disconnect, if no gauge shows the prefill."""
 

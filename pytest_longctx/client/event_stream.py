@@ -35,7 +35,7 @@ class EventParser:
     _line: bytearray = field(default_factory=bytearray)
     """The incomplete last line."""
     _after_cr: bool = False
-    """Whether the last piece ended with CR. A LF at the start of the next piece belongs to it."""
+    """Whether the last piece ended with CR. A LF at the start of the next piece belongs to that CR."""
     _first: bool = True
     _data: list[str] = field(default_factory=list)
     _data_bytes: int = 0

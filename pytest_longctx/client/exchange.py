@@ -76,9 +76,9 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    """Prompt tokens from a cache. If the server receives KV caches, those that it received are not included."""
+    """Prompt tokens from a cache, without tokens whose KV cache the server received; None if not reported."""
     transferred_tokens: int | None = None
-    """Prompt tokens whose KV cache a prefill role computed and sent; None if unknown, or if there is no such role."""
+    """Prompt tokens whose KV cache a prefill role computed and sent; None if unknown, or without such a role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Ledger:
     queue_s: float | None = None
     prefill_s: float | None = None
     times_first_token: bool = True
-    """False: the server has no time-to-first-token counter, so a missing value is not an error."""
+    """False if the server has no time-to-first-token counter, so that a missing value is not an error."""
     external_tokens: int | None = None
     """The part of *cached_tokens* from outside the engine: from an external cache, a file, or a prefill role."""
     corrupted_requests: int | None = None
@@ -161,9 +161,9 @@ class Exchange:
     arrivals_s: tuple[float, ...] = ()
     """Arrival time of each chunk with content. A chunk is not a token."""
     usage: Usage = Usage()
-    """Each count is None if the server did not report it."""
+    """Token counts from the usage record. Each count is None if the server did not report it."""
     ledger: Ledger | None = None
-    """None if the server has no counters, or if other requests changed them as well."""
+    """Increase of the server's counters; None if the server has none, or if other requests changed them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
     health: int | None = None

@@ -7,7 +7,7 @@ from typing import Any, Final
 _DIGITS: Final = 19
 """Digits of a 64-bit integer. Python refuses to parse more than 4,300, and a float holds at most 308."""
 _LARGEST: Final = 2**53
-"""Largest count. Above it, a double is not exact."""
+"""Largest count. Doubles above this number are not exact."""
 
 
 def json_of(text: str | bytes) -> Any:

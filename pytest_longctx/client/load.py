@@ -48,19 +48,22 @@ class Load:
 
     exchanges: tuple[Exchange, ...]
     ledger: Ledger | None = None
-    """Increase of the server's counters over the load. It includes requests of other clients."""
+    """Increase of the server's counters over the load, including requests of other clients; None without counters."""
     duration_s: float | None = None
     """Duration that the client reports, if the exchanges have no absolute times."""
     left_out: frozenset[str] = frozenset()
     """Metrics that the client does not measure or defines differently."""
     measured_by: str = ""
-    """Name of the client, unless it is this package's own."""
+    """Name of the client that sent the load; empty for this package's own."""
     said: str = ""
-    """The reason why there are no exchanges."""
+    """The reason why the load has no exchanges; empty if it has any."""
     vitals: Mapping[str, float] = field(default_factory=dict)
     """Device and host readings during the load, by their names in `pytest_longctx.measures`."""
     send_delay_s: float | None = None
-    """Longest delay between the due time and the sending of a request in an open loop. It counts as waiting time."""
+    """
+    Longest delay in seconds between the due time and the sending of a request in an open loop, which counts as waiting
+    time.
+    """
     offered_share: float | None = None
     """In an open loop, the rate of sending over the requested rate; None for one request."""
 

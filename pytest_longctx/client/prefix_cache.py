@@ -17,10 +17,13 @@ from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 
 WITNESS_TOKENS: Final = 2048
-"""Length of the witness prompt that shows whether the cache is empty. It fills several blocks of any block size."""
+"""
+Length in tokens of the witness prompt that shows whether the cache is empty. The prompt fills several blocks of any
+size.
+"""
 _ANSWER_S: Final = 60.0
 _FREE_S: Final = 5.0
-"""How long a server may hold the blocks of a finished answer. It refuses a reset until then."""
+"""Seconds for which a server may hold the blocks of a finished answer, and therefore refuse a reset."""
 
 
 def reset(server: Server) -> Refusal | None:

@@ -8,7 +8,7 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.units import duration
 
 CANARY_TOKENS: Final = 8
-"""Prompt length of the canary. It fits into any KV pool and needs almost no work."""
+"""Length in tokens of the canary, which fits into any KV pool and needs almost no work."""
 
 
 def after(seen: Observation, canary: Exchange) -> Observation:

@@ -46,7 +46,7 @@ _JSON: Final = {"Content-Type": "application/json"}
 _FIRST_BYTE: Final = "http11.send_request_headers.started"
 """httpcore's event name for the first byte. A proxy tunnel emits it twice; the last one counts."""
 _LAST_WORDS_S: Final = 1.0
-"""How long to wait for the error of an engine whose health check says that it is dead. The error may explain it."""
+"""Seconds to wait for the error of an engine whose health check reports it dead, because the error may explain the death."""
 
 Clock = Callable[[], float]
 

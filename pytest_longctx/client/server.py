@@ -27,11 +27,11 @@ class Server:
 
     url: str
     model: str
-    """The server's name of its model."""
+    """The name by which the server knows its model."""
     backend: Backend
     deployment: Deployment
     launcher: str
-    """Name of the launcher that started it or attached to it."""
+    """Name of the launcher that started the server or attached to it."""
     version: str | None = None
     max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -41,23 +41,27 @@ class Server:
     """Textual readings of the boot: KV-cache dtype, attention backend."""
     log: Path | None = None
     local: bool = True
-    """Whether it is on this machine's loopback, without a proxy in between."""
+    """Whether the server is on this machine's loopback, without a proxy in between."""
     attached: bool = False
-    """Whether another run started it. Then only its own reports are known."""
+    """Whether another run started the server, so that only its own reports are known."""
     salt: str = ""
     """Cache salt sent with each request, so that the prefix cache has no prompts of earlier runs; empty if not sent."""
     stops: bool = False
-    """Whether the model ends its answers itself. If not, all requested tokens are generated."""
+    """Whether the model ends its answers itself. Otherwise, all requested tokens are generated."""
     hidden: tuple[str, ...] = ()
-    """Secrets of its environment and command line. Its log may repeat them."""
+    """Secrets of the server's environment and command line, which its log may repeat."""
     ended: Callable[[float], Evidence | None] = not_seen
     """
-    How the server ended, if it ends within the given seconds; None while it runs, or if its end is not observed.
+    Function that returns how the server ended; None if it still runs after the given seconds, or if its end is not
+    observed.
 
     Raises `LaunchError` if its container or Pod has disappeared, which is no fault of the server.
     """
     halted: Callable[[], tuple[str, ...]] = tuple
-    """Its processes that a signal has stopped, in words; none if they cannot be seen."""
+    """
+    Function that returns a line for each process of the server that a signal has stopped; empty if they cannot be
+    observed.
+    """
 
     def __repr__(self) -> str:
         """

@@ -33,7 +33,7 @@ class ServerMetrics:
     """One scrape of a server's metrics. None means not observed."""
 
     answered: bool = False
-    """Whether the page had any known metric. A counter that it lacks has then counted nothing."""
+    """Whether the page had any known metric. A counter missing from such a page has counted nothing."""
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
@@ -185,7 +185,7 @@ async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
 
 
 SLOWER: Final = 3.0
-"""Allowed ratio of the next step to the longest step so far. Later chunks of a prompt take longer."""
+"""Allowed ratio of the next step's time to the longest step so far, because later chunks of a prompt take longer."""
 _ONE_STEP: Final = 2
 """
 Number of gauge changes that prove that a prompt is computed in several steps.

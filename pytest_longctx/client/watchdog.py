@@ -44,7 +44,7 @@ class Admission:
 
     limit_s: float
     waited_s: float | None = None
-    """Longest unscheduled wait so far in seconds; None if there was none."""
+    """Longest unscheduled wait so far in seconds; None if no request waited."""
     _since_s: float = 0.0
     _still: ServerMetrics | None = None
     """The scrape since which nothing has changed; None if a request runs or none waits."""
@@ -71,9 +71,9 @@ CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
 """Interval between scrapes before the first token."""
 _PULSE_S: Final = 5.0
-"""Timeout of a health check. It needs no work of the engine."""
+"""Timeout in seconds of a health check, which needs no work of the engine."""
 _SETTLE_S: Final = 2.0
-"""How long the server's counters may take to include an answer."""
+"""Seconds that the server's counters may take to include an answer."""
 
 Phase = Callable[[], str]
 """State of a request as its client knows it: ``uploading``, ``waiting`` for the first token, or ``answering``."""
@@ -161,12 +161,12 @@ class Watchdog:
     admission: Admission = field(init=False)
     stall: Stall = field(init=False)
     health: int | None = None
-    """HTTP status of the last health check; None if it did not answer, or if there was none."""
+    """HTTP status of the last health check; None if it failed, or if no check was made."""
     kv_usage_peak: float | None = None
     """Highest share of the KV cache in use over the scrapes of this request."""
     _log: LogMotion = field(init=False)
     _last: server_metrics.ServerMetrics | None = None
-    """The scrape to compare the next one with; None if there is none, or if it is outdated."""
+    """The scrape with which the next one is compared; None without a current one."""
 
     def __post_init__(self) -> None:
         timeouts, catalogue = self.server.deployment.timeouts, self.server.backend.catalogue

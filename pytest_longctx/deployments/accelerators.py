@@ -18,17 +18,17 @@ class Accelerator:
     memory_gb: int
     """As sold."""
     bandwidth_gbs: int
-    """GB/s of its memory."""
+    """Memory bandwidth in GB/s."""
     link: str
     """How several devices of one host are connected."""
     family: str
-    """Its architecture. Engines choose kernels and defaults by it."""
+    """Architecture, by which engines choose kernels and defaults."""
     source: str
     """The data sheet."""
     visible_gib: float | None = None
-    """Memory as PyTorch reports it; None if the engine does not use PyTorch."""
+    """Memory in GiB, as PyTorch reports it; None if the engine does not use PyTorch."""
     seen: bool = False
-    """Whether a log contains *visible_gib*. If not, it is computed with the share of a related device."""
+    """Whether a log contains *visible_gib*. Otherwise, the value is computed with the share of a related device."""
     bf16: int | None = None
     """Dense TFLOP/s."""
     fp8: int | None = None

@@ -22,7 +22,7 @@ class Term:
     size_bytes: float
     host: bool = False
     bounds_bytes: tuple[float, float] | None = None
-    """Least and most size, if kernels and versions differ by more than rounding; None if they do not."""
+    """Smallest and largest size, if kernels and versions differ by more than rounding; None otherwise."""
 
     def __str__(self) -> str:
         low, high = self.bounds_bytes or (0.0, 0.0)
@@ -39,20 +39,23 @@ class Prediction:
     longest_tokens: int
     """Longest request that the server can hold, in tokens."""
     concurrency: float | None = None
-    """Number of full-context requests that fit at once, as the engine would log it; None if the engine has no such figure."""
+    """
+    Number of full-context requests that fit at once, as the engine would log it; None if the engine logs no such
+    figure.
+    """
     culprit: Term | None = None
-    """The term without which the boot would fit. It is seldom the allocation that fails."""
+    """The term without which the boot would fit, which is seldom the allocation that fails; None if the boot fits."""
     failing_bytes: float | None = None
     """Size of the allocation that is expected to fail, as the error message will report it."""
     cure: str = ""
     """The flag that corrects the problem."""
     advertised_tokens: int | None = None
-    """The context it advertises, if that may exceed what it can hold."""
+    """The context that the server advertises, if that may exceed the context that it can hold; else None."""
 
     host_cure: str = ""
-    """The flag that reduces its use of host memory."""
+    """The flag that reduces the server's use of host memory."""
     doubt: str = ""
-    """Why *outcome* may be wrong: the unknown part, and its size; empty if there is no such doubt."""
+    """The reason why *outcome* may be wrong: the unknown part, and its size; empty without such a doubt."""
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
         """

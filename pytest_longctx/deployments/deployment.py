@@ -83,8 +83,8 @@ class Timeouts(toml.Table):
     """A measured boot time. Used only for plans."""
     admission_s: Positive = 10.0
     """
-    How long requests may wait while none runs, nothing changes and the KV cache is empty; six times as long if it is
-    not empty.
+    Seconds that requests may wait while none runs, nothing changes and the KV cache is empty; six times as many if it
+    is not empty.
     """
     stall_s: Positive = 40.0
     """
@@ -96,7 +96,7 @@ class Timeouts(toml.Table):
     """Timeout of the short request after a failed one."""
     answer_s: Positive = 120.0
     """
-    Base time of every request, also a short one. A request that still runs at its deadline is too slow here and gets no
+    Base time in seconds of every request, also of a short one. A request that still runs at its deadline gets no
     verdict.
     """
     slowest_prefill_tokens_per_s: Positive = 500.0
@@ -171,7 +171,7 @@ class Docker(toml.Table):
     """A wrapper that starts the interpreter, for an image whose entrypoint prepares the environment."""
     pull: Literal["never", "missing"] = "never"
     pull_s: Annotated[Positive, Field(exclude=True)] = 7200.0
-    """Time limit of a pull. It says nothing about the server, so it is not part of the digest."""
+    """Time limit of a pull in seconds. It does not affect the server, so it is not part of the digest."""
     gpus: toml.Names = ()
     """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as in ``hardware``."""
     devices: toml.Names = ()
@@ -183,7 +183,7 @@ class Docker(toml.Table):
     shm_gib: Positive = 10.0
     """Size of ``/dev/shm``. Docker's default of 64 MiB is too small for workers that communicate through it."""
     memory_gib: Positive | None = None
-    """Memory limit, swap included. Above it, the kernel kills the container. None: no limit."""
+    """Memory limit in GiB, swap included, above which the kernel kills the container; None for no limit."""
     ulimits: dict[str, int] = Field(default_factory=dict)
     """Limits, soft and hard alike, for instance ``memlock = -1``."""
 
@@ -238,14 +238,20 @@ class Deployment(toml.Table):
     Longest expected prefill time of a prompt in seconds, as measured on this machine. Longer prompts are not sent.
     """
     only_named: bool = False
-    """Judge only findings that name this deployment. It is expected to fail, or is too slow for others."""
+    """
+    Whether only findings that name this deployment are judged, because it is expected to fail, or is too slow for
+    others.
+    """
     only_questions: toml.Names = ()
     """Judge only findings with one of these questions, or that name this deployment; empty: all questions."""
     on_request: bool = False
-    """Boot only if ``--longctx-deployment`` names it. It is one of many variants, too many for a usual run."""
+    """
+    Whether the deployment boots only if ``--longctx-deployment`` names it, because it is one of too many variants for a
+    usual run.
+    """
     needs_full_context: bool = True
     """
-    Whether the boot fails if the KV cache cannot hold one request of max_model_len. False documents that it may be
+    Whether the boot fails if the KV cache cannot hold one request of max_model_len. False states that the cache may be
     smaller.
     """
     flags: dict[str, FlagValue] = Field(default_factory=dict)

@@ -123,9 +123,9 @@ class Machine:
     host_bytes: float | None = None
     """Memory of the host; None if an option named the hardware, or if it cannot be read."""
     cpu_flags: frozenset[str] | None = None
-    """The `CPU_FLAGS` of its processor; None for another machine, or if they cannot be read."""
+    """The `CPU_FLAGS` of the machine's processor; None for another machine, or if they cannot be read."""
     speed: Speed | None = None
-    """Measured speed of its CPU; None if nothing was measured."""
+    """Measured speed of the machine's CPU; None if not measured."""
 
     def measured(self, speed: Speed | None) -> "Machine":
         """

@@ -35,7 +35,7 @@ MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for na
 MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
     {name: config for name, (_, config) in _MADE.items()}
 )
-"""Functions that return their ``config.json``. It gives their shape before they are generated."""
+"""Functions that return the ``config.json`` of models that are generated, so that their shape is known before."""
 
 
 def locate(model: Model) -> str:
@@ -66,7 +66,7 @@ class Beyond:
 
     whole: ModelShape
     why: str
-    """The part that they cannot handle."""
+    """The part of the shape that the predictors cannot handle."""
 
 
 def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:

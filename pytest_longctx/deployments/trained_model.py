@@ -84,7 +84,7 @@ SMOLLM2_CONFIG: Final[Mapping[str, Any]] = MappingProxyType(
         "torch_dtype": "float32",
     }
 )
-"""Return the ``config.json`` of the checkpoint, for predictions before it exists."""
+"""Function that returns the ``config.json`` of the checkpoint, for predictions before the checkpoint exists."""
 
 NOISED_LAYER: Final = 16
 """The noised layer of the noised copy. Of the eleven layers of thirty that were tried, noise there loses most codes."""

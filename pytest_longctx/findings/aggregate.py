@@ -28,9 +28,7 @@ WORST: Mapping[str, _Pick] = MappingProxyType(
         "ttft_gap_s": lambda values, _: max(values, key=abs),
     }
 )
-"""
-Figures that one bad measurement invalidates, with the function that selects the worst value. A median would hide it.
-"""
+"""Figures that one bad measurement invalidates and a median would hide, with the function that selects the worst value."""
 
 SPREADS: Mapping[str, str] = MappingProxyType({"ttft_spread": "ttft_s", "decode_spread": "decode_tokens_per_s"})
 """Spreads that are kept of repeated measurements, each with its figure."""

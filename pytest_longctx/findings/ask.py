@@ -273,7 +273,7 @@ class Claim(toml.Table):
     weights_gib: float | None = None
     """BF16 weights on one device."""
     moved_s: float | None = None
-    """Claimed time to store or load its KV cache."""
+    """Claimed time in seconds to store or load the prompt's KV cache."""
     moved_gib_per_s: float | None = None
     slow_s: float | None = None
     fast_s: float | None = None

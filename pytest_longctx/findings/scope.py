@@ -261,7 +261,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         "longest": 32,
     }
 )
-"""Return the most times that a question sends its requests."""
+"""For each question, the most times that it sends its requests."""
 
 
 def match(

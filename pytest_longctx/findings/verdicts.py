@@ -204,7 +204,7 @@ def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 _CANARIES = ("corrupted_requests", "kv_canary_violations")
-"""Engine's own reports of corruption while it answers; absent if it does not check."""
+"""Measures of an engine's own reports of corruption while it answers; absent if the engine does not check."""
 
 
 def _damaged(finding: Finding) -> bool:

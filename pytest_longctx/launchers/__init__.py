@@ -38,15 +38,15 @@ class Launch:
     """The Python interpreter in which the engine is installed."""
     watch: ProgressCallback = no_progress
     started: Callable[[int], None] = unattended
-    """Called with the id of the server's topmost process, if it runs on this machine."""
+    """Function that is called with the id of the server's topmost process, if the process runs on this machine."""
     longest_prompt: int | None = None
     """The longest prompt of this run for this server, in tokens; None if unknown."""
     place: str = ""
     """The number of this boot, as in ``2 of 19: ``; empty if unknown."""
     shown: Mapping[str, str] = field(default_factory=dict)
-    """The environment variables that select its leased devices; empty if it may use all."""
+    """The environment variables that select the leased devices of the server; empty if it may use all."""
     good_boots: "GoodBoots | None" = None
-    """The stored logs of good boots; None if there are none."""
+    """The stored logs of good boots; None without a store."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> "Server":
         """Return the server that *launcher* will start at *url*, before it is ready."""
@@ -63,14 +63,17 @@ class Launcher(Protocol):
     name: str
     """Name in results and messages."""
     boots: bool
-    """Whether it starts servers. Xdist workers may share one that only attaches, and its machine is unknown."""
+    """
+    Whether this launcher starts servers. Xdist workers may share a launcher that only attaches, whose machine is
+    unknown.
+    """
     needs_engine: bool
-    """Whether it runs an engine installed on this machine with the interpreter `Launch.python`."""
+    """Whether this launcher runs an engine installed on this machine, with the interpreter `Launch.python`."""
     here: bool
-    """Whether its servers run on this machine. Their devices are then checked before a boot and sampled after it."""
+    """Whether the servers run on this machine, whose devices are then checked before a boot and sampled after it."""
     contained: bool
     """
-    Whether its servers run in containers. On this machine, ``[docker] gpus`` then selects their devices, not the
+    Whether the servers run in containers. On this machine, ``[docker] gpus`` then selects their devices, not the
     environment.
     """
     leases_devices: bool

@@ -23,7 +23,7 @@ class ProgressLine:
     def __init__(self, config: pytest.Config, *, plain: bool = False) -> None:
         self.config = config
         self.said_s = time.monotonic()
-        """When it last said something, or began; minus infinity if the next update is to be said."""
+        """Time at which the line was last printed, or the wait began; minus infinity to print the next update."""
         self._plain = plain
         self._live = False
 

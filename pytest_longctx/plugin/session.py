@@ -48,7 +48,8 @@ from pytest_longctx.reports.resume import Earlier
 Evidence = Exchange | Sequence[Exchange] | Observation
 Judge = Callable[[Evidence], Verdict]
 """
-Judges evidence by a test's finding, records the verdict and returns it: true if the finding holds.
+Function that judges evidence by a test's finding, records the verdict and returns it. The verdict is true if the
+finding holds.
 
 Several exchanges are repetitions of one question. The median is judged.
 """
@@ -71,7 +72,7 @@ class Session:
     sampler: Sampler = field(default_factory=Sampler)
     """Samples the running server."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
-    """Its samples that are not yet in a report."""
+    """Samples of devices and host that are not yet in a report."""
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of stopped ones."""
     drift_readings: dict[tuple[str, str], Readings] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Session:
     repeated_answers: dict[tuple[str, str], Answers] = field(default_factory=dict)
     """Answers of this run for 'repeatable' findings, by deployment and prompt."""
     gate: Gate | None = None
-    """The baseline that this run is compared with, and its limits."""
+    """The baseline with which this run is compared, and its limits; None without a baseline."""
     earlier: Earlier | None = None
     """The run that this one resumes."""
     shard: dict[str, Any] | None = None

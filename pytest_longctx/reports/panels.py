@@ -24,7 +24,7 @@ LAW_LENGTHS = 3
 LENGTHS_APART = 1.5
 """Ratio from which two lengths count as two."""
 LAW_WITHIN = 0.25
-"""Most relative error of a law at any of its lengths."""
+"""Largest relative error that a plotted law may have at any of its lengths."""
 _MOST_CHARTS = 12
 """Deployments whose times are drawn; the table has all."""
 _MOST_BOOTS = 8
@@ -331,7 +331,7 @@ def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
 LOGGED_TERMS = {"weights": "weights_gib", "KV pool": "kv_available_gib", "KV cache of one request": "kv_needed_gib"}
 """The figure of a log that a predicted term is compared with."""
 _PART_OF_POOL = "KV cache of one request"
-"""This part is not stacked, because it is a part of the pool."""
+"""The term that is not stacked, because it is a part of the pool."""
 _FAILED = "allocation that failed"
 
 

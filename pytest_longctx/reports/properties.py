@@ -49,7 +49,7 @@ class Entry:
     bounds: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
     """Bounds of each figure as written in the finding: reference, tolerance, at_most."""
     measured_by: str = ""
-    """The tool that measured, if it was not this package's own client."""
+    """The tool that measured; empty for this package's own client."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     """The judged server: deployment and its configuration, engine, model, hardware, launcher, seed."""

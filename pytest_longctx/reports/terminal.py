@@ -13,7 +13,7 @@ from pytest_longctx.units import duration
 COLOURS = {"broken": "red", "unmeasured": "yellow", "known": "yellow", "out of scope": "cyan", "holds": "green"}
 LEAST_WIDTH = 80
 MOST_WIDTH = 160
-"""The table is as wide as the terminal, within these bounds (in columns)."""
+"""Largest width of the table in columns; within this limit, the table is as wide as the terminal."""
 
 
 def is_claim(entry: Entry) -> bool:

@@ -68,9 +68,9 @@ class Boot:
     swa_ratio: float = SWA_RATIO
     """Tokens in a windowed layer's pool per token of a full layer's pool."""
     latent_bytes: int | None = None
-    """Bytes of one token's latent if its layout is fixed; None: *value_bytes* for each of its values."""
+    """Bytes of one token's latent if its layout is fixed; None for *value_bytes* per value."""
     indexed_by_all: bool = False
-    """Whether every layer has room for an indexer's key, even if it uses the key of another layer. So up to 0.5.22."""
+    """Whether every layer has room for an indexer's key, as up to 0.5.22, even if it uses the key of another layer."""
     state_value_bytes: int = 4
     """Of a recurrent state."""
     state_ratio: float = STATE_RATIO

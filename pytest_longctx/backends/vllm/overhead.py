@@ -93,7 +93,7 @@ class Trial:
     eager: bool = False
     version: str | None = None
     linked: bool = True
-    """Whether NVLink connects its devices. The all-reduce that is fused with a norm then has its own buffers."""
+    """Whether NVLink connects the server's devices. The all-reduce that is fused with a norm then has its own buffers."""
     graphs: int = GRAPHS_USUAL
     """Number of sizes of CUDA graphs."""
     flashinfer: bool = False
@@ -105,7 +105,7 @@ class Trial:
     context: int | None = None
     """Tokens of the longest context; None if unknown. A long one is then assumed."""
     shared: bool = False
-    """Whether device and host share their memory (GB10). Growth of the host's use then counts too."""
+    """Whether device and host share their memory (GB10), so that growth of the host's use also counts."""
 
     @property
     def sorts(self) -> bool:
@@ -325,9 +325,7 @@ def penalty_bytes(shape: Shape, trial: Trial) -> Range:
 UNREAD_BYTES = 1.2 * GiB
 """Memory that versions before 0.11 used beyond the terms of later ones: 1.0 GiB (0.9.2, four H100)."""
 SHARED_BYTES = Range(0.0, 0.9 * GiB, 3 * GiB)
-"""
-Growth of the host's own memory during a boot if it is the device's memory too: 0.8 and 1.1 GiB in two boots on a GB10.
-"""
+"""Growth in bytes of the host's memory during a boot on a device that shares it: 0.8 and 1.1 GiB in two boots on a GB10."""
 
 
 def graph_bytes(shape: Shape, trial: Trial) -> Range:

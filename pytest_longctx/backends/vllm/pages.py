@@ -31,7 +31,7 @@ class Layout:
     """Bytes of a value of a recurrent state; None: as in the config, or as for the convolution."""
     tensor_parallel: int = 1
     block_size: int = 16
-    """Tokens of an attention block, before it is enlarged for states."""
+    """Tokens of an attention block, before the block is enlarged for states."""
     alignment: int = 16
     """Tokens of the smallest block that a kernel supports."""
     hybrid: bool = True

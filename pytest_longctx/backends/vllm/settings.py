@@ -24,7 +24,7 @@ from pytest_longctx.units import GiB
 ALIGNED_STATES: Final = ">=0.25"
 """Versions whose prefix cache by default keeps states, in blocks aligned with the blocks of attention; not in 0.12."""
 ALIGNED_ON_REQUEST: Final = ">=0.20"
-"""Versions that do so on request, as logs of 0.20.0 say. Versions between 0.12 and 0.20 are unknown."""
+"""Versions that align pages on request, as logs of 0.20.0 state. Versions between 0.12 and 0.20 are unknown."""
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 """
 Kinds of state with one more block for a checkpoint of a prefill, and the first version (in 0.32.0 only Mamba-2's

@@ -64,13 +64,13 @@ class Tool:
 
     name: ClassVar[str]
     package: ClassVar[str | None]
-    """Import name of the tool in its interpreter."""
+    """Import name of the tool, to find an interpreter that has it."""
     distributions: tuple[str, ...] = ()
     install: tuple[str, ...] = ()
     uninstall: tuple[str, ...] = ()
     elsewhere: ClassVar[str] = ""
     pass_env: ClassVar[tuple[str, ...]] = ()
-    """Environment variables of the tool, in addition to those that servers get."""
+    """Environment variables that the tool inherits, beside those that servers inherit."""
     needs: ClassVar[str] = ""
     """What to check when the tool fails."""
 

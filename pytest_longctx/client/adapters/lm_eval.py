@@ -9,13 +9,13 @@ from pytest_longctx.client.adapters import EvaluationTool, ToolRun
 from pytest_longctx.observation import Observation
 
 FILTERS: Mapping[str, str] = MappingProxyType({"strict-match": "strict", "flexible-extract": "flexible"})
-"""Maps lm-eval's names of the two ways to extract an answer from a text to ours."""
+"""Maps lm-eval's names of the two ways to extract an answer from a text to the names in findings."""
 
 # Start in the tasks' folder: their data files have relative paths.
 _MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
 _LONGEST_QUESTION_TOKENS = 2048
 _LONGEST_ANSWER_TOKENS = 256
-"""Answer length that it requests if the task sets none."""
+"""Answer length in tokens that lm-eval requests if the task sets none."""
 _MOST_QUESTIONS = 2000
 """Questions assumed for the deadline of a whole task. A finding sets the number for a longer task."""
 

@@ -22,7 +22,8 @@ Differences below this in the mass of all other tokens are rounding: the mass is
 """
 _SMALLEST: Final = 1e-300
 """
-Least probability of a named token: vLLM writes a log-probability of -9999 for zero. It makes the divergence smaller.
+Lowest probability of a named token, because vLLM writes a log-probability of -9999 for zero. This limit only lowers the
+divergence.
 """
 _AT_ONCE: Final = 4096
 """Positions computed at once. The pairs of named tokens then take 15 MB."""
@@ -35,7 +36,8 @@ class Divergence(NamedTuple):
     """Lower bound of the KL divergence from the reference to the other, in nats."""
     unnamed: Array
     """
-    Probability that the reference gives to tokens that only one server names. The bound can only limit their share.
+    Probability that the reference gives to tokens that only one server names. The bound limits only their share of the
+    divergence.
     """
 
 

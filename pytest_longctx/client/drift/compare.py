@@ -27,11 +27,11 @@ class Stretch(NamedTuple):
 
     from_tokens: int
     to_tokens: int
-    """The first position after it."""
+    """The first position after the stretch."""
     drift_nats: float
     noise_nats: float
     argmax_changed: float
-    """Share of its positions with different most probable tokens."""
+    """Share of the stretch's positions with different most probable tokens."""
 
 
 @dataclass(frozen=True, slots=True)

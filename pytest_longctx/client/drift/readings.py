@@ -29,7 +29,7 @@ class Readings:
     """The scores of every text in every read. Reads with even numbers ran alone, the others beside other requests."""
 
     texts: str
-    """Digest of the texts in their order. Only readings of the same texts can be compared."""
+    """Digest of the texts in their order. Only readings with equal digests can be compared."""
     reads: tuple[tuple[Scores, ...], ...]
     """The scores of each text, one list for each read."""
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -128,7 +128,7 @@ def with_controls(walk: Walk) -> None:
 
 
 Path = Callable[[Walk], None]
-"""Walks one path: sends its readings, and notes whether it was taken."""
+"""Function that walks one path: it sends the path's readings, and records whether the path was taken."""
 
 
 def observe(path: Path, walk: Walk) -> Observation:

@@ -361,7 +361,7 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "other-beginning": other_beginning,
     }
 )
-"""Return every path by its name in a finding."""
+"""Every state path by its name in a finding."""
 
 
 def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:

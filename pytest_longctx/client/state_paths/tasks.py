@@ -22,7 +22,7 @@ class Task:
     output_tokens: int
     question: Question | None = None
     windows: Windows = EVERYTHING
-    """For each key of *question*, how many tokens its layer sees."""
+    """For each key of *question*, the number of tokens that its layer sees."""
 
     @property
     def name(self) -> str:

@@ -46,18 +46,18 @@ class Walk:
     blocks: int | None = None
     """Blocks of the KV cache; None if unknown."""
     caching: bool | None = None
-    """Whether the server reports that it caches prefixes; None if it does not report it."""
+    """Whether the server caches prefixes, as it reports; None if it does not report this."""
     readings: list[Reading] = field(default_factory=list)
     colds: dict[str, list[Exchange]] = field(default_factory=dict)
     not_taken: str = ""
-    """Why the path was walked but not taken; empty if it was taken."""
+    """The reason why the path was walked but not taken; empty if it was taken."""
     counts: dict[str, float | None] = field(default_factory=dict)
-    """Measures of this path only."""
+    """Measures of this path alone, by name."""
     _salts: int = 0
     _contexts: dict[str, list[Ids]] = field(default_factory=dict)
     """Prompts and answers that may be cached, by salt."""
     _prompts: dict[str, list[Ids]] = field(default_factory=dict)
-    """The same without the answers."""
+    """Prompts that may be cached, without their answers, by salt."""
 
     def __post_init__(self) -> None:
         with open_client(self.server, CONNECT_S) as http:

@@ -52,7 +52,7 @@ class Row(toml.Table):
     evidence: Evidence
     finding: toml.Names = ()
     reason: str = ""
-    """Why no finding judges it."""
+    """Why no finding judges the claim."""
 
     @model_validator(mode="after")
     def _followed_up(self) -> Self:
@@ -71,9 +71,9 @@ class Document(toml.Table):
     """One source document and its claims, in the document's order."""
 
     title: str
-    """As the findings name it."""
+    """Title of the document, as findings name it."""
     file: str
-    """Its name in the test data, which keep the figures of the quoted lines."""
+    """Name of the document in the test data, which keep the figures of the quoted lines."""
     claim: Annotated[tuple[Row, ...], toml.LISTED]
 
 

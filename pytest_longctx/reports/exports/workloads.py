@@ -19,7 +19,7 @@ from pytest_longctx.reports.results import Results
 
 PERCENTILES: Final = (50, 90, 99)
 _LONGEST: Final = 200
-"""Characters of a file's name, without its number and its ending."""
+"""Longest file name in characters, without number and ending."""
 _ROUNDING: Final = 1e-6
 """Relative. A verdict's figures have nine significant digits."""
 
@@ -47,7 +47,7 @@ class Workload:
     """The equal requests of one test, or its load, all answered. Times are in s, lengths in tokens, rates per s."""
 
     verdict: Mapping[str, Any]
-    """The row of the verdict that judged them."""
+    """The row of the verdict that judged the requests."""
     requests: int
     lasted_s: tuple[float, float]
     """From the start of the first request to the end of the last, in seconds since 1970."""
@@ -57,7 +57,7 @@ class Workload:
     rates: Mapping[str, float] = field(default_factory=dict)
     """``requests_per_s``, ``output_tokens_per_s``, ``total_tokens_per_s`` of a load."""
     judged: tuple[Mapping[str, Any], ...] = ()
-    """The rows of its requests, each with its ``ttft_s``; empty for a load."""
+    """The rows of the requests, each with its ``ttft_s``; empty for a load."""
 
     @property
     def load(self) -> bool:
