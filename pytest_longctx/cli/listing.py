@@ -114,7 +114,7 @@ def _backends(data: Data) -> Iterator[Entry]:
     served = [one.backend for one in data.deployments.values()]
     for name in registry.BACKENDS:
         made = backends.named(name)
-        said = (inspect.getdoc(type(made)) or "").partition("\n")[0]
+        said = " ".join((inspect.getdoc(type(made)) or "").partition("\n\n")[0].split())
         facts = {
             "package": made.package,
             "install": f"longctx engine {name}" if made.install else None,

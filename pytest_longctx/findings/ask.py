@@ -286,10 +286,7 @@ class Claim(toml.Table):
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """
-    Return which key of the ``[ask]`` table is missing or contradicts another for *question*; empty if all keys are
-    right.
-    """
+    """Return the key of ``[ask]`` that is missing or contradicts another for *question*; empty if all are right."""
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),

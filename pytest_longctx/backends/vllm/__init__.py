@@ -204,10 +204,7 @@ class VllmNeuron(Vllm):
 
 
 class VllmRocm(Vllm):
-    """
-    vLLM on AMD GPUs. Flags, metrics and log lines are those on NVIDIA GPUs, with "HIP" for "CUDA" in "CUDA out of
-    memory".
-    """
+    """vLLM on AMD GPUs, as on NVIDIA GPUs but with "HIP" in place of "CUDA" in "CUDA out of memory"."""
 
     name = "vllm-rocm"
     distributions = ("vllm-rocm", "vllm")
