@@ -112,7 +112,10 @@ def _within(row: EngineVersion) -> bool:
 
 
 _FROM_INTERFACE = Version("0.30")
-"""vLLM from which a class with the interface alone is taken, and a layer that does not use it is refused."""
+"""
+vLLM version from which a class with only the interface is accepted, and a layer that does not use the interface is
+refused.
+"""
 
 
 def _vllm(row: EngineVersion, model: Model, *, alone: bool) -> Lacking:

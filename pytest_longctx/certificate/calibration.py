@@ -13,7 +13,7 @@ _SIZES = (32, 64, 128)
 """Words of the calibration prompts. The second step is twice the first, so that a rounded count shows."""
 _TAILS = ".!?;,"
 _ASK_AGAIN = 3
-"""How often a prompt is sent if its answer has no usage."""
+"""Number of times that a prompt is sent if its answer has no usage."""
 
 _LEAST_PER_WORD = 0.25
 """Least tokens per filler word. A server that counts every prompt as one token would otherwise get endless texts."""
@@ -30,7 +30,7 @@ class Ruler:
     base: float
     per_word: float
     slack: float
-    """The largest error of the law in the calibration, in tokens; 0 if it is exact."""
+    """The largest error of the law in the calibration, in tokens; 0 for an exact law."""
     counted: bool
     """Whether the law comes from counts. If not, one word is taken as one token."""
     source: str

@@ -13,7 +13,7 @@ from pytest_longctx.certificate.texts import COUNTING, filler
 
 _ANSWER_TOKENS = 24
 _REPEATED = 768
-"""Words of a prompt that is sent twice. They fill several blocks of any prefix cache."""
+"""Number of words of a prompt that is sent twice, enough to fill several blocks of any prefix cache."""
 _BLOCK_TOKENS = 16
 _SIZES = (40, 80, 120, 160, 200)
 """Words of the prompts whose token counts must be a linear function of their length."""

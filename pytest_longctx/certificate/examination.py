@@ -20,7 +20,8 @@ from pytest_longctx.redaction import shown
 _LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_input_tokens")
 _META_LENGTHS = (*_LENGTHS, "n_ctx")
 """
-Fields of a model's row, also in its ``meta``. llama.cpp's ``n_ctx_train`` is not served if ``n_ctx`` is there too.
+Fields of a model's row, or of its ``meta``, with the context length. llama.cpp's ``n_ctx_train`` is ignored beside
+``n_ctx``.
 """
 SMALL = (("user", "Hello. Reply with one word."),)
 _ABSENT = (404, 405)

@@ -32,12 +32,12 @@ class Limit:
     fails: Sent | None = None
     refusals: list[Sent] = field(default_factory=list)
     stopped: str = ""
-    """Why the search ended early, before both sides of the limit were neighbours; empty if it did not."""
+    """The reason why the search ended before both sides of the limit were adjacent; empty if it did not."""
     answer_tokens: int = 1
     """Answer tokens requested at each length."""
     counts_answer: bool | None = None
     rule: str = ""
-    """What the limit counts, if not tokens."""
+    """The unit that the limit counts, if not tokens."""
     context: int | None = None
     """The limit that a provider states: tokens of the prompt, or of prompt and answer together."""
 

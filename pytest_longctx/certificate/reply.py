@@ -10,7 +10,7 @@ from pytest_longctx.certificate.dialects import Counts, Dialect
 LETTERS_PER_TOKEN: Final = 24
 """Most letters per answer token, on average over an answer. Used if the server does not count the answer."""
 _CERTAIN: Final = 4
-"""A factor above that limit. No tokenizer reaches it, even if one stream event has many tokens."""
+"""Factor above the token limit that no tokenizer reaches, even if one stream event has many tokens."""
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
 """

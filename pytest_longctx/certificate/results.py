@@ -18,7 +18,7 @@ class Check:
     group: str
     asserts: str
     do: str
-    """What a provider can do if the check is broken."""
+    """Advice for the provider if the check is broken."""
     explained_by: tuple[str, ...] = ()
     """Checks that can cause the same fault. If one of them is broken, this check is unmeasured."""
 
@@ -34,7 +34,7 @@ class Result:
     asked: str = ""
     allowed: str = ""
     because: str = ""
-    """Why it is unmeasured."""
+    """The reason why the check is unmeasured."""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -13,9 +13,9 @@ from pytest_longctx.prompts.corpus import endless
 from pytest_longctx.prompts.needles import MATERIALS, OBJECTS
 
 WORDS: Final = (" the", " and", " for", " was", " you", " has", " his", " her")
-"""Filler: common words of three letters. Every tokenizer that we know gives them the same number of tokens."""
+"""Filler words of three letters, which have an equal number of tokens in every known tokenizer."""
 OPENING_WORDS: Final = 24
-"""Words drawn at random at the start of a filler. No two prompts share their first sixteen tokens."""
+"""Number of random words at the start of a filler, so that no two prompts share their first sixteen tokens."""
 COUNTING: Final = "Task: count from 1 to 900 in digits, separated by commas, and write nothing else."
 
 

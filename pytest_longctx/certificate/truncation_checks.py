@@ -19,7 +19,7 @@ from pytest_longctx.certificate.texts import Quest, quest, single
 CODES = 12
 SHORT_TOKENS = 900
 REASONING_TOKENS = 2048
-"""Tokens for the reasoning of a model before its answer."""
+"""Number of tokens for the reasoning of a model before its answer."""
 _LENGTHS = 4096
 _SPREAD = 1.25
 """
@@ -40,11 +40,11 @@ class Reading:
     """An answer about one text, and the codes of the text that the answer has."""
 
     tokens: int
-    """The prompt length by the calibration. A server may count only what it kept."""
+    """The prompt length in tokens by the calibration. A server may count only the tokens that it kept."""
     found: tuple[bool, ...]
     reply: Reply = field(repr=False)
     cut: bool = False
-    """Whether the answer ended at its token limit. A missing code is not lost then."""
+    """Whether the answer ended at its token limit, so that a missing code may not be lost."""
 
     @property
     def whole(self) -> bool:

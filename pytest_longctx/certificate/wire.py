@@ -30,7 +30,7 @@ from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.redaction import shown
 
 TRIES: Final = 5
-"""How often a request is sent at most, if the server limits its rate."""
+"""Most times that a request is sent, if the server limits its rate."""
 _LONGEST_WAIT_S: Final = 300.0
 _LONGEST_GAP_S: Final = 5.0
 """
@@ -74,9 +74,7 @@ class Wire:
     transport: httpx.BaseTransport | None = None
     _http: PageClient | None = field(default=None, repr=False)
     gap_s: float = 0.0
-    """
-    Interval between two requests that this server needs, learned from its refusals; 0 if it has not limited the rate.
-    """
+    """Seconds between two requests that this server needs, learned from its refusals; 0 if it has not limited the rate."""
     _lock: Lock = field(default_factory=Lock, repr=False)
     _patience: Lock = field(default_factory=Lock, repr=False)
     """Held by the one request that waits to be repeated. Several at once would limit each other."""

@@ -78,8 +78,8 @@ class Launcher(Protocol):
     """
     leases_devices: bool
     """
-    Whether it puts `Launch.shown` into its servers' environment. Several may then boot at once, each on its own
-    devices.
+    Whether the launcher sets `Launch.shown` in the environment of its servers, so that several can boot at once on
+    different devices.
     """
 
     def up(self, launch: Launch) -> AbstractContextManager["Server"]:

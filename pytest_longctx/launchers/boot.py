@@ -36,7 +36,7 @@ from pytest_longctx.redaction import shown
 from pytest_longctx.units import quantity
 
 _END_S = 10.0
-"""How long a failed server may take to end: vLLM shuts its API down two seconds after its engine has died."""
+"""Seconds that a failed server may take to end: vLLM shuts its API down two seconds after its engine has died."""
 _UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is not admitted")
 
 
@@ -87,7 +87,7 @@ class Boot:
     predicted: Prediction | None = None
     """The prediction, if there is one."""
     canaries: LinesCounted = field(default_factory=LinesCounted, compare=False)
-    """The corruption of the KV cache that the engine has logged, as far as its log was read."""
+    """The corruption of the KV cache that the engine has logged, as far as the log was read."""
 
     def observe(self) -> Observation:
         """Return the result of the boot, finished or failed, as evidence for a verdict."""

@@ -25,7 +25,7 @@ from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
-"""Classes of problems of the machine or the installation. They are no evidence about the server."""
+"""Classes of problems of the machine or the installation, which are no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """Seconds for which a server may continue to log after a line that reports a failure."""

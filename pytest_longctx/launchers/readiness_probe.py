@@ -72,7 +72,7 @@ class ReadinessProbe:
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
         self.trouble: LaunchError | None = None
-        """The resource that this process lacks for a request. It is no evidence about the server."""
+        """The resource that this process lacks for a request, which is no evidence about the server; empty if none."""
         self.unreachable = ""
         """Why the address cannot be reached, if the last connection was refused at once."""
         self.step = "health"

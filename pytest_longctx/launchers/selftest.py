@@ -67,7 +67,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         _RANDOM: ("SP-0027", "SP-0028", "SP-0029"),
     }
 )
-"""For each deployment, the findings that judge every fault in it."""
+"""For each deployment, the findings that judge every fault injected there."""
 ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "stale-after-eviction": ("SP-0008",),
@@ -125,13 +125,13 @@ nothing.
 """
 LASTING: Final = frozenset({"nan"})
 """
-Faults with effects that remain after they are turned off. They are injected after the last judgement without a fault.
+Faults whose effects remain after they are turned off. They are injected after the last judgement without a fault.
 
 A masked value is multiplied by zero, and zero times NaN is NaN. So a NaN in a freed block damages the next request that
 gets the block.
 """
 _TOKENS: Final = 900
-"""Tokens of a prompt. Neither the prompt nor its answer ends within four tokens of the border of a block of 128."""
+"""Tokens of a prompt, chosen so that neither prompt nor answer ends within four tokens of the border of a block of 128."""
 _LONG: Mapping[str, int] = MappingProxyType({"chunks": 5000, "abandoned": 5000, "preempted": 2000, "external": 2000})
 """Tokens of a prompt on paths that need longer ones, or whose finding bounds a count of tokens."""
 _NO_FAULT: Final = "none"

@@ -29,23 +29,23 @@ class StartCommand:
     """The engine versions of the start; None for any."""
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
-    """The entrypoint that replaces the image's own; empty if it does not."""
+    """The entrypoint that replaces the image's own; empty if none does."""
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, bool], ...] = ()
-    """Folders inside the container, and whether they are read-only."""
+    """Mounted folders inside the container, each with whether it is read-only."""
     in_container: bool = False
     open_to_all: bool = False
-    """Whether its port is published on every interface of the host."""
+    """Whether the server's port is published on every interface of the host."""
     has_shm: bool = False
-    """Whether its shared memory is larger than the container default."""
+    """Whether the container's shared memory is larger than the default."""
     asks_a_person: bool = False
     workers: int | None = None
     """Number of processes on one host that serve together, if known; None: as the flags of *command* say."""
     may_reuse: bool = False
-    """Whether it may restart an existing container."""
+    """Whether the command may restart an existing container."""
     patience_s: float | None = None
-    """Seconds without an answer after which it is killed."""
+    """Seconds without an answer after which Kubernetes kills the server; None without such a limit."""
     boot_s: float | None = None
     """The duration of a recorded boot, in seconds."""
     context_tokens: int | None = None

@@ -230,7 +230,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
 
 _CUT = "auto: the longest that fits"
 _ANY_CONTEXT = 2**26
-"""A context longer than any pool. The tables for one request still fit beside it."""
+"""A context in tokens that is longer than any pool. The tables for one request still fit beside the pool."""
 
 
 def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, place: Place) -> int | None:

@@ -15,7 +15,7 @@ MOST_CHANGES = 2
 _MOST_KEPT = 24
 """How many servers that do not serve yet are changed further."""
 SHOWN = 3
-"""How many cures of the same size are named."""
+"""Number of cures of equal size that are named."""
 _DEFAULT_SHARE = 0.92
 _SHORTER = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 _STEP = 16
@@ -28,7 +28,7 @@ class Cure:
     changes: tuple[Change, ...]
     boot: Boot
     hardware: str = ""
-    """Devices to try instead of the planned ones; empty: the same devices."""
+    """Devices to use instead of the planned devices; empty for the planned devices."""
 
     def __str__(self) -> str:
         merged = {name: value for change in self.changes for name, value in change.items()}

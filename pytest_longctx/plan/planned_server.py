@@ -56,10 +56,10 @@ class Asked:
     folder: Path = Path()
     """Folder of the deployment's file."""
     foreign: str = ""
-    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can be planned."""
+    """The reason why the flags cannot be planned: another engine's flags, or variables. Empty if they can be planned."""
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Cache of what was read from the config, shared by copies with other flags."""
+    """Cache of the values read from the config, shared by copies with other flags."""
 
     @property
     def length(self) -> int | None:

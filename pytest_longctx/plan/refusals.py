@@ -19,13 +19,13 @@ class Refusal:
     """The reason why a server does not start, known before its memory is computed."""
 
     name: str
-    """Name as in the catalogue of log lines, if it has one."""
+    """Name of the refusal in the catalogue of log lines; empty if the catalogue lacks it."""
     phase: str
     said: str
     cures: tuple[Mapping[str, Any], ...] = ()
     """Changes of flags to try, each by canonical name; None removes a flag."""
     advice: str = ""
-    """What helps in addition to flags."""
+    """Advice beside changes of flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Facts:
     whole: ModelShape | None
     config: Any
     longest: int | None
-    """The longest context that the engine derives; None if it derives none."""
+    """The longest context in tokens that the engine derives; None if it derives none."""
     spread: Spread
     kind: str
     """Kind of device."""

@@ -56,7 +56,8 @@ class Row:
     """Memory prediction; ``None`` if the model's shape, the hardware or the engine's memory use is unknown."""
     unpredicted: str = ""
     """
-    Reason why there is no prediction, if known: the key of config.json that is not understood, or what is not modelled.
+    The reason why a prediction is missing, if known: the key of config.json that is not understood, or a feature that
+    is not modelled.
     """
     sizes: str = ""
     """Sizes of the model from config.json, if it was read."""
@@ -66,7 +67,7 @@ class Row:
     test_s: float | None = None
     gpus: int = 0
     host: str = ""
-    """What stays open if the memory of the host is not known and a finding is about a host that is too small."""
+    """The open question if the memory of the host is unknown and a finding is about a host that is too small."""
     lints: tuple[str, ...] = ()
     """Faults of the deployment itself, known before any boot."""
 

@@ -25,7 +25,7 @@ class Solved:
 
     dtype: str
     longest_tokens: int | None
-    """Longest context with which the server starts; None if there is none, or if it is unknown."""
+    """Longest context in tokens with which the server starts; None if no context serves, or if unknown."""
     requests: float | None
     """Concurrent requests of the planned length; None if no request fits."""
     devices: int | None
@@ -106,7 +106,10 @@ _ALIKE: Mapping[str, str] = {
     "cpu-offload-gb": "cpu-offload-gb",
     "trust-remote-code": "trust-remote-code",
 }
-"""Flags of vLLM and flags of SGLang that mean the same. Shares of memory differ, because they are shares of different totals."""
+"""
+Flags of vLLM and flags of SGLang with one meaning. Shares of memory differ, because they are shares of different
+totals.
+"""
 _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 

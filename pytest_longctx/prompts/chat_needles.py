@@ -14,7 +14,7 @@ from pytest_longctx.prompts.tokenizer import ModelTokenizer
 _NEAR_CHARS = 1024
 """Maximum distance in characters by which a fact is moved to the end of a sentence."""
 _LEAST_REST = 32
-"""Tokens of text after the fact, unless it is at the end. With fewer, the exact length may not exist."""
+"""Fewest tokens of text after a fact that is not at the end. With fewer, the exact length may not exist."""
 
 
 @dataclass(frozen=True, slots=True)

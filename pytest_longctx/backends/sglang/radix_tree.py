@@ -14,8 +14,8 @@ MEASURED = ">=0.5.16"
 """Versions whose delay of prompts by the prefix cache is known."""
 INSERT_S_PER_TOKEN = 9.5e-9
 """
-Time of the Rust core of 0.5.23 to insert a prompt again, per token of it: 9 to 9.5 ns of processor time at 1M and 2M
-tokens, on an AMD EPYC without a GPU.
+Seconds per token that the Rust core of 0.5.23 takes to insert a prompt again: 9 to 9.5 ns of processor time at 1M and
+2M tokens, on an AMD EPYC without a GPU.
 """
 SLICES = 2
 """Copies of a prompt's ids that 0.5.23 makes in Python for each chunk (``checkpoint_into_tree``)."""

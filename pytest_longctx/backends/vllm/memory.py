@@ -25,17 +25,17 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 MEASURED_FROM_BYTES = 120 * GiB
-"""`OUTSIDE_BYTES` applies to devices of at least this size: it was measured on H200s of 139.8 GiB."""
+"""Smallest device memory in bytes for which `OUTSIDE_BYTES` holds, which was measured on H200s of 139.8 GiB."""
 
 SAMPLER_LOGITS_BYTES = 4
 """Bytes per logit. The sampler works on FP32 copies."""
 
 HOST_OTHER_BYTES = 2.2 * GiB
-"""Host memory of a worker beside its tables; see `HOST_COPIES`."""
+"""Bytes of host memory of a worker beside the worker's tables; see `HOST_COPIES`."""
 
 HOST_COPIES = 1.8
 """
-Number of copies of its tables that a worker holds in host memory.
+Number of copies of the worker's tables that a worker holds in host memory.
 
 From two boots with four workers (vLLM 0.25.1): the host used 96 GiB with tables of 12.0 GiB each, and 12 GiB with
 tables of 0.45 GiB. With tables of 57.2 GiB, the kernel killed eight workers at about 79 GB each, before the tables were

@@ -37,7 +37,8 @@ FIXED_BYTES = 0.04 * GiB
 """Bytes of input ids, positions, block tables and other buffers of the profiling run."""
 FLASHINFER_SAMPLES = "0.12"
 """
-Before this version, FlashInfer's sampler is used if installed, as in the published images. It does not sort.
+First version that does not use FlashInfer's sampler when installed, as in the published images. That sampler does not
+sort.
 
 Mistral-Small took 2.12 GiB in the image of 0.11.0; gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
 """
@@ -97,7 +98,7 @@ class Trial:
     graphs: int = GRAPHS_USUAL
     """Number of sizes of CUDA graphs."""
     flashinfer: bool = False
-    """Whether FlashInfer is installed. Versions before `FLASHINFER_SAMPLES` then use it to sample."""
+    """Whether FlashInfer is installed, which versions before `FLASHINFER_SAMPLES` then use to sample."""
     second_runner: bool | None = False
     """Whether the model runner is the second one, which samples from the model's own logits; None if unknown."""
     hopper: bool | None = True
@@ -272,7 +273,7 @@ def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float
 
 
 MXFP4_BITS = 4.25
-"""Bits of one value, with its share of an 8-bit scale for 32 values."""
+"""Bits of one MXFP4 value, including the value's share of an 8-bit scale for 32 values."""
 
 
 def _up(number: float, multiple: int) -> int:

@@ -32,7 +32,8 @@ mixer).
 """
 IN_FLIGHT: Final = "<0.32"
 """
-Versions whose windows reserve for one batch. 0.32 reserves for two if it schedules ahead (``max_in_flight_tokens``).
+Versions whose windows reserve tokens for one batch. 0.32 reserves for two batches if it schedules ahead
+(``max_in_flight_tokens``).
 """
 LATENTS: Final = frozenset(
     """axk1 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
@@ -147,7 +148,10 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
 
 
 EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
-"""Model types whose published configs all have ``mamba_ssm_dtype`` float32. A config without it is an excerpt."""
+"""
+Model types whose published configs all have ``mamba_ssm_dtype`` float32, so that a config without this key is an
+excerpt.
+"""
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
@@ -164,8 +168,8 @@ def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> f
 
 REFERENCE_LATENT_BLOCK: Final = 16
 """
-Tokens of a block in the CPU build's reference kernel of MLA, which has only this size. The AMX kernel takes any; its
-default is 128.
+Tokens of a block in the CPU build's reference kernel of MLA, which has only this size. The AMX kernel takes any size;
+the default is 128.
 """
 
 
@@ -215,7 +219,7 @@ def share(deployment: Deployment) -> float:
 _FIRST_RUNNERS: Final = ("suffix", "medusa", "mlp_speculator", "custom_class")
 """Speculative methods that the second runner lacks (0.32.0, ``_get_v2_model_runner_unsupported_features``)."""
 _SECOND_SINCE: Final = {"Qwen3ForCausalLM": ">=0.22", "LlamaForCausalLM": ">=0.23", "MistralForCausalLM": ">=0.23"}
-"""Classes that use the second runner by default before all do, with their first versions (release notes)."""
+"""Classes that use the second runner by default before all classes do, with their first versions (release notes)."""
 
 
 def second_runner(deployment: Deployment, shape: Shape) -> bool | None:

@@ -59,7 +59,7 @@ class ContainerRun:
     labels: Mapping[str, str]
     mounts: tuple[str, ...]
     port: int | None
-    """Port published on loopback under the same number; None: the container has the host's network."""
+    """Port published on loopback under the same number; None if the container uses the host's network."""
     network: str
     shm_gib: float
     gpus: int | tuple[str, ...] = 0
@@ -235,10 +235,10 @@ class Container(Candidate):
         self._container, self._socket = container, socket
         self._exit_code: int | None = None
         self.lost = ""
-        """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
+        """The reason why the container can no longer be observed, if the Docker engine itself has stopped; else empty."""
         self._watch = MemoryWatch()
         self._is_here = False
-        """Whether its processes run in this kernel, as far as this process can see."""
+        """Whether the container's processes run in this kernel, as far as this process can see."""
         self._over = threading.Event()
         private(log)
         self._lines = LogTail(log)

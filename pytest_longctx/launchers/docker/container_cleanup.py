@@ -22,7 +22,7 @@ from urllib.parse import quote
 RUN_LABEL = "pytest-longctx.run"
 """The label whose value identifies the boot of a container."""
 OWNER_LABEL = "pytest-longctx.owner"
-"""The label whose value identifies the process that created it; see `owner`."""
+"""The label whose value identifies the process that created a container; see `owner`."""
 
 PATIENCE_S = 600.0
 _WHOLE_S = 180.0

@@ -78,7 +78,7 @@ class Seen:
     """The state of the Pods at one time."""
 
     doing: str
-    """Its progress, as text."""
+    """Progress of the Pods, as text."""
     started: bool = False
     """Whether the engine's container has started, and thus has a log."""
     exit_code: int | None = None
@@ -205,7 +205,8 @@ def _remedy(reason: str, pod: Object) -> str:
 _LOOK_S = 0.5
 _LOST_S = 30.0
 """
-Seconds without an answer of the API after which Pods count as lost. It may restart, or an address lease may expire.
+Seconds without an answer of the API after which Pods count as lost. Within this time, the API may restart, or an
+address lease may expire.
 """
 _SETTLE_S = 15.0
 """Most seconds until a cluster records a container's exit after its log or a connection ended."""
@@ -225,7 +226,7 @@ class Pods(Candidate):
         self.started_s = self._made_s = time.monotonic()
         self.seen = Seen("waiting for its Pod")
         self.lost = ""
-        """The reason why they can no longer be observed."""
+        """The reason why the Pods can no longer be observed; empty if they can."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
         self._copying = False

@@ -13,7 +13,7 @@ from pytest_longctx.prompts.ruler.published_data import Material
 from pytest_longctx.prompts.ruler.tasks import TRACKED_HOPS
 
 _EXAMPLE_TOKENS: Final = 500
-"""Published length of the worked example, its answer included."""
+"""Published length in tokens of the worked example, with its answer."""
 
 _EXAMPLE_STEP: Final = 5
 """Repetitions of the noise by which the example grows, as published."""

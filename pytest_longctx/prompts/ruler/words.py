@@ -26,7 +26,7 @@ _SAMPLED_NUMBERS: Final = 4096
 
 _CODE_LETTERS: Final = 6
 _DOTS: Final = "..."
-"""The most frequent coded word. The question tells the model to ignore it."""
+"""The most frequent coded word, which the question tells the model to ignore."""
 
 _ZETA_2: Final = math.pi**2 / 6
 """Sum of the published frequencies, which fall with the square of a word's rank."""
