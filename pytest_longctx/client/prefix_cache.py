@@ -79,7 +79,8 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    Send *prompt* three times, reset the prefix cache before the third request, and return whether the reset worked.
+    Send *prompt* three times, with a reset of the prefix cache before the third request, and return the observation of
+    the reset.
 
     Return the observation of the third request, with the cached share of the second request added. The outcome is None if the
     server has no endpoint to reset its cache.

@@ -385,8 +385,8 @@ class LogReader:
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
         """
-        Return the groups of *match* in a log line. If the line was cut, a group at its end may be incomplete and is
-        omitted.
+        Return the groups of *match* in a log line, without a group at the end of a line that was cut. A value is None
+        for an unmatched group.
         """
         found = match.groupdict()
         return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
