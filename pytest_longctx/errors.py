@@ -25,7 +25,7 @@ from pytest_longctx.observation import Observation
 
 
 class LongctxError(Exception):
-    """Base class of all errors. Its text can be shown without a traceback."""
+    """Base class of all errors of this package. Its text can be shown without a traceback."""
 
 
 class UsageError(LongctxError):
@@ -37,15 +37,15 @@ class TableError(LongctxError):
 
 
 class ModelError(LongctxError):
-    """The model is not available."""
+    """The model is not available on this machine."""
 
 
 class PromptError(LongctxError):
-    """A prompt of that length cannot be built."""
+    """A prompt of the requested length cannot be made."""
 
 
 class NoExactTextError(PromptError):
-    """A text has no end that gives exactly that length. Another text may have one."""
+    """A text has no end that gives exactly the requested length. Another text may have one."""
 
 
 class LaunchError(LongctxError):
@@ -80,7 +80,7 @@ _LONGEST_NAME: Final = 200
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """
-    Format an error for an unknown name: the nearest known name, then all known names.
+    Return the error text for an unknown name: the nearest known name, then all known names.
 
     >>> unknown("backend", "vlm", ["vllm", "sglang"])
     "unknown backend 'vlm': did you mean 'vllm'? Known: sglang, vllm"

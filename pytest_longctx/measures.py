@@ -1,5 +1,5 @@
 """
-Definition of every measured figure, by name.
+Definitions of all measured figures, by name.
 
 A finding bounds only these names, so a typo is an error, and figures of one name are comparable.
 """

@@ -1,4 +1,4 @@
-"""Observation of a server: the evidence for a verdict. ``None`` means not observed, never zero."""
+"""The observation of a server, which is the evidence for a verdict. ``None`` means not observed, never zero."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -190,7 +190,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Evidence for a verdict: the observation of a boot, of a request, or of several."""
+    """Evidence for a verdict: the observation of one boot, of one request, or of several requests."""
 
     outcome: Outcome | None
     """Observed outcome; ``None`` if the server could not be observed."""

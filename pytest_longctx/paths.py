@@ -49,8 +49,8 @@ def write(path: Path, text: str) -> None:
 
 def without_waiting(name: str, flags: int) -> int:
     """
-    Open the file or pipe *name*; for ``open(..., opener=without_waiting)``. A pipe that no process writes to is read as
-    empty.
+    Open the file or pipe *name*, for ``open(..., opener=without_waiting)``, and return its descriptor. A pipe without a
+    writer is read as empty.
 
     Raises `OSError` for writing to a pipe that no process reads, and for reading from a device, which may have no end.
     """

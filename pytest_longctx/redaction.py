@@ -68,12 +68,12 @@ _KNOWN: dict[str, None] = {}
 
 
 def remember(secrets: Iterable[str]) -> None:
-    """Mask *secrets* from now on in everything that this process writes. Values of fewer than 8 characters are ignored."""
+    """Mask *secrets* from now on in all output of this process. Values of fewer than 8 characters are ignored."""
     _KNOWN.update(dict.fromkeys(secret for secret in secrets if len(secret.strip()) >= _SHORTEST_KNOWN))
 
 
 def forget() -> None:
-    """Forget every masked secret; for tests that have their own secrets."""
+    """Forget every masked secret, for tests that have their own secrets."""
     _KNOWN.clear()
 
 
@@ -98,7 +98,7 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
 
 def passwords(address: str) -> Iterator[str]:
     """
-    Yield the password of each URL in *address*, or what stands in its place, as it is written and as it is sent.
+    Yield the password of each URL in *address*, or the text in its place, both as written and as sent.
 
     >>> sorted(passwords("http://me:p%40ss@word@proxy:3128"))
     ['p%40ss@word', 'p@ss@word']
@@ -111,8 +111,8 @@ def passwords(address: str) -> Iterator[str]:
 
 def checked_key(key: str | None, variable: str) -> str | None:
     """
-    Return the secret *key* of the environment *variable*, None if it is empty. Raises `UsageError` if no HTTP
-    header can have it.
+    Return the secret *key* of the environment *variable*; None if it is empty. Raises `UsageError` if no HTTP header
+    can contain it.
     """
     if not key:
         return None
@@ -131,7 +131,8 @@ def checked_key(key: str | None, variable: str) -> str | None:
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
     """
-    Return *text* with every secret, the credentials of every URL, the keys in its query and what text names as a key masked.
+    Return *text* with all secrets masked: known secrets, credentials and keys in URLs, and values that the text itself
+    names as keys.
 
     Secrets are *secrets* and the values given to `remember`, in all their forms: as they are, quoted for a shell, as Python and
     JSON escape them, percent-encoded, escaped for HTML, in hexadecimal, and in Base64 at any offset; also if a line ends within
@@ -179,8 +180,8 @@ because a secret may have quotes.
 
 def _without_pieces(part: str, forms: tuple[str, ...], pieces: frozenset[str]) -> str:
     """
-    Return *part* of a text, from one edge to the next, without the beginning of a secret at its end, and without the end of
-    one at its beginning: the other piece is behind the edge, or was cut off.
+    Return *part* of a text, from one edge to the next, without the start of a secret at its end and the end of a secret
+    at its start. The missing piece is beyond the edge, or was cut off.
     """
     inner, size = part.strip(), _SHORTEST_PIECE
     if not (inner[:size] in pieces or inner[-size:] in pieces):
@@ -196,7 +197,10 @@ def _without_pieces(part: str, forms: tuple[str, ...], pieces: frozenset[str]) -
 
 
 def _shared(form: str, text: str, least: int, *, at_end: bool) -> int:
-    """Return the letters at the end of *form* with which *text* begins, or those at its start with which *text* ends."""
+    """
+    Return the number of letters that both end *form* and begin *text* (with *at_end*), or both begin *form* and end
+    *text*.
+    """
     for size in range(min(len(form) - 1, len(text)), least - 1, -1):
         piece = form[-size:] if at_end else form[:size]
         if (text.startswith(piece) if at_end else text.endswith(piece)) and len(set(piece)) >= _LETTERS:
@@ -211,8 +215,8 @@ _LETTERS: Final = 3
 @lru_cache(maxsize=64)
 def _cut_forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
     """
-    Return the forms of those *secrets* whose pieces are masked. Pieces of a path or an address occur in all kinds of
-    text.
+    Return the forms of those *secrets* whose pieces are masked. Pieces of a path or an address occur in ordinary text
+    too.
     """
     return _forms_of(tuple(each for each in secrets if not _PLACE.match(each) and len(each) >= _SHORTEST_KNOWN))
 
@@ -222,15 +226,18 @@ _PLACE: Final = re.compile(r"[/~.]|[a-z+]{2,9}://")
 
 @lru_cache(maxsize=64)
 def _pieces_of(forms: tuple[str, ...]) -> frozenset[str]:
-    """Return every piece of *forms* of the least size. Most text has none at its edges and needs no longer search."""
+    """
+    Return every piece of *forms* of the smallest masked size. Most text has none at its edges and needs no longer
+    search.
+    """
     size = _SHORTEST_PIECE
     return frozenset(form[at : at + size] for form in forms for at in range(len(form) - size + 1))
 
 
 def _long_lines(secret: str) -> Iterator[str]:
     """
-    Return the lines of a secret of several lines, such as a PEM file. Each is masked, because a log shows one at a
-    time.
+    Yield the long lines of a secret of several lines, such as a PEM file. Each line is masked, because a log shows
+    single lines.
     """
     lines = secret.splitlines()
     yield from (line for line in lines if len(lines) > 1 and len(line) >= 2 * _SHORTEST_KNOWN)
@@ -273,7 +280,8 @@ _LOGGING_COMMAND: Final = re.compile(r"##(?=[\w-]*\[)")
 
 def shown(text: str, secrets: Iterable[str] = ()) -> str:
     r"""
-    Return foreign *text* as it may be written: masked, without raw control characters, and without a command of a CI system.
+    Return foreign *text* in a form that may be written: masked, without raw control characters, and without commands of
+    a CI system.
 
     >>> shown("\x1b[31mred\r\n::error::x")
     '\\x1b[31mred\n\\::error::x'
@@ -291,7 +299,7 @@ def _visible(found: re.Match[str]) -> str:
 
 
 def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Return *value* of JSON with each string masked as by `shown`, and without numbers that are not finite."""
+    """Return the JSON *value* with each string as `shown` returns it, and without numbers that are not finite."""
     if isinstance(value, str):
         return shown(value, secrets)
     if isinstance(value, float):
@@ -303,7 +311,10 @@ def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def private(path: Path) -> None:
-    """Create the file at *path*, or restrict it to its user: another program writes secrets to it until `mask_file`."""
+    """
+    Create the file at *path*, or restrict it to its user, because another program writes secrets to it until
+    `mask_file`.
+    """
     path.touch(mode=0o600)
     path.chmod(0o600)
 

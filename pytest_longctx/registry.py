@@ -1,4 +1,4 @@
-"""Shipped parts by name. A run imports only the parts it uses."""
+"""The shipped parts by name. A run imports only the parts that it uses."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -7,7 +7,10 @@ from typing import Any, Final, NamedTuple
 
 
 class DeviceMake(NamedTuple):
-    """A make of accelerators: the prefix of its hardware names, the class that samples its devices, and what that class needs."""
+    """
+    A make of accelerators: the prefix of its hardware names, the class that samples its devices, and the needs of that
+    class.
+    """
 
     begins: str
     source: str
@@ -62,6 +65,6 @@ EVALUATIONS: Mapping[str, str] = MappingProxyType({"lm-eval": "pytest_longctx.cl
 
 
 def load(place: str) -> Any:
-    """Import the registered class at ``module:Class``."""
+    """Return the registered class at ``module:Class``, after its import."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

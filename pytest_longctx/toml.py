@@ -31,7 +31,7 @@ def _listed(value: Any) -> Any:
 
 
 def _version_range(text: str) -> str:
-    """Return the version range *text* of a TOML table if it is a PEP 440 range; raises ValueError otherwise."""
+    """Return *text* of a TOML table if it is a PEP 440 version range; raises ValueError otherwise."""
     try:
         SpecifierSet(text)
     except InvalidSpecifier:
@@ -61,12 +61,12 @@ _MOST_ERRORS: Final = 20
 
 
 def load(path: Path, kind: type[T]) -> T:
-    """Read the TOML file at *path* as a *kind*. Raises `TableError` that names the file and every invalid key."""
+    """Return the TOML file at *path* as a *kind*. Raises `TableError` that names the file and every invalid key."""
     return check(read(path), kind, str(path))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the TOML file at *path* without validation. Raises `TableError`."""
+    """Return the content of the TOML file at *path* without validation. Raises `TableError`."""
     try:
         content = tomllib.loads(bytes_of(path, _LARGEST_BYTES).decode("utf-8"))
         refuse_unsound(content)
@@ -98,7 +98,7 @@ def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
 
 def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:
     """
-    Raise `ValueError` for values that TOML, YAML and JSON allow and no table here can mean.
+    Raise `ValueError` for values that TOML, YAML and JSON allow but that have no meaning in any table here.
 
     These are NUL, lone surrogates, infinity, integers of more than 64 bits, more than *deepest* levels, and aliases of
     YAML that stand for more than `_MOST_VALUES` values.
@@ -123,7 +123,7 @@ def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:
 
 
 def _unsound(value: object) -> str:
-    """Explain why no table can mean *value*; empty if it can."""
+    """Return why *value* has no meaning in any table; empty if it has one."""
     if isinstance(value, str) and _NO_TEXT.search(value):
         return "a text with NUL or half of a character"
     if isinstance(value, float) and not math.isfinite(value):
@@ -137,7 +137,7 @@ def digest(table: BaseModel) -> str:
 
 
 def check(content: dict[str, Any], kind: type[T], where: str) -> T:
-    """Validate the TOML *content* as a *kind*; *where* names its origin in the error. Raises `TableError`."""
+    """Return the validated TOML *content* as a *kind*. *where* names its origin in the error. Raises `TableError`."""
     try:
         return kind.model_validate(content)
     except ValidationError as problem:
@@ -186,7 +186,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def in_range(version: str, wanted: str) -> bool:
     """
-    Return whether *version* is in the PEP 440 range *wanted*. A local part is ignored. An invalid version is in no
+    Return whether *version* is in the PEP 440 range *wanted*, without its local part. An invalid version is in no
     range.
 
     >>> in_range("0.12.0+cu130", "==0.12.*"), in_range("0.5.6.post2", ">=0.5.6,<0.6")

@@ -1,4 +1,4 @@
-"""Parsing and formatting of token counts, sizes and times. 2Mi is not 2M."""
+"""Parse and format token counts, sizes and times. 2Mi is not 2M."""
 
 import re
 from fractions import Fraction
@@ -12,7 +12,7 @@ _SCALES = {"": 1, "k": 1000, "m": 1_000_000, "ki": Ki, "mi": Mi}
 
 def tokens(text: str | int) -> int:
     """
-    Parse a typed token count. Raises ValueError for invalid text.
+    Return the token count that the user typed. Raises ValueError for invalid text.
 
     >>> tokens("2Mi"), tokens("2M"), tokens("10_000")
     (2097152, 2000000, 10000)
@@ -30,7 +30,7 @@ def tokens(text: str | int) -> int:
 
 def duration(seconds: float) -> str:
     """
-    Format a time, given in seconds, with its units for users.
+    Return a time, given in seconds, as text with its units.
 
     >>> duration(0.25), duration(12.3), duration(754)
     ('0.25 s', '12.3 s', '12 min 34 s')
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 def quantity(value: float, unit: str) -> str:
     """
-    Format a measured number with its unit for users.
+    Return a measured number as text with its unit.
 
     >>> quantity(10_000_000.0, "tokens"), quantity(0.30500712, "s"), quantity(87.1489, "x")
     ('10,000,000 tokens', '0.305007 s', '87.1489x')

@@ -1,5 +1,5 @@
 """
-Backends: an engine's command line, names, endpoints and log patterns. A backend never starts anything.
+Backends of engines: command line, names, endpoints and log patterns. Launchers, not backends, start servers.
 
 To add one, write a class like those in this package and a TOML catalogue of its log lines, and return it from the hook
 ``pytest_longctx_make_backend``.
@@ -25,14 +25,14 @@ __all__ = ["Backend", "MetricNames", "Recipe", "Scoring", "load_signatures", "na
 
 
 class MetricNames(toml.Table):
-    """Names of a server's gauges and counters on ``/metrics``; empty if it has none."""
+    """Names of a server's gauges and counters on ``/metrics``. A name is empty if the server has no such metric."""
 
     running: toml.Names = ()
     waiting: toml.Names = ()
     kv_usage: toml.Names = ()
     """Share of the KV cache in use, from 0 to 1."""
     kv_used_tokens: toml.Names = ()
-    """Gauge: tokens in the KV cache. It changes with every chunk even if the share is rounded."""
+    """Gauge: tokens in the KV cache, which change with every chunk even if the share is rounded."""
     worked_tokens: toml.Names = ()
     """Counter: tokens that the model has processed. The tokens of a prompt are added chunk by chunk."""
     prompt_tokens: toml.Names = ()
@@ -44,7 +44,7 @@ class MetricNames(toml.Table):
     external_tokens: toml.Names = ()
     """Counter: the part of `cached_tokens` that a connector loaded from outside the engine."""
     preemptions: toml.Names = ()
-    """Counter: requests that were preempted: they lost their KV cache while they ran."""
+    """Counter: requests that were preempted, and so lost their KV cache while they ran."""
     drafted_tokens: toml.Names = ()
     """Counter: tokens proposed by speculative decoding."""
     accepted_tokens: toml.Names = ()
@@ -64,12 +64,15 @@ class MetricNames(toml.Table):
 
     @classmethod
     def of(cls, engine: str) -> "MetricNames":
-        """Load the metric names of a backend's *engine* from its folder's ``metrics.toml``."""
+        """Return the metric names of a backend's *engine*, from the ``metrics.toml`` in its folder."""
         return toml.load(Path(__file__).parent / engine / "metrics.toml", cls)
 
 
 def catalogues() -> dict[str, signatures.Catalogue]:
-    """Return the log catalogue of each engine, also of engines without a backend. Each includes the lines of every engine."""
+    """
+    Return the log catalogue of each engine, also of engines without a backend. Each includes the lines common to all
+    engines.
+    """
     return {name: known.with_common(signatures.common()) for name, known in _catalogues().items()}
 
 
@@ -95,10 +98,10 @@ def signature_files() -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that a launcher needs to start one server."""
+    """All facts that a launcher needs to start one server."""
 
     name: str
-    """The deployment's name. Log files and containers have it too."""
+    """The deployment's name, which log files and containers also have."""
     argv: tuple[str, ...]
     env: Mapping[str, str]
     port: int
@@ -127,15 +130,15 @@ class Scoring(NamedTuple):
 
 
 class Backend:
-    """Base class of backends. A subclass defines its name, its `argv`, and whatever differs from these defaults."""
+    """Base class of backends. A subclass defines its name, its `argv`, and all that differs from the defaults here."""
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
     """Name of the module that an interpreter must be able to import; None: any interpreter works."""
     distributions: tuple[str, ...] = ()
-    """Distribution names of the engine. Its version is looked up under them in this order."""
+    """Names of the engine's distributions, in the order in which they are asked for the version."""
     install: tuple[str, ...] = ()
-    """Requirements that ``longctx engine`` installs; empty if it cannot install this engine."""
+    """Requirements that ``longctx engine`` installs; empty if the command cannot install this engine."""
     uninstall: tuple[str, ...] = ()
     """Distributions to remove after the installation."""
     elsewhere: ClassVar[str] = ", or name an interpreter that has it with --longctx-python"
@@ -143,36 +146,34 @@ class Backend:
     launches: ClassVar[bool] = True
     """Whether the engine can be launched. If not, only the server's URL is known."""
     on_cpu: ClassVar[bool] = False
-    """Whether PyTorch runs its models on the CPU. The CPU's speed is then measured before any boot."""
+    """Whether PyTorch runs the models of this backend on the CPU, whose speed is then measured before any boot."""
     shares_machine: ClassVar[bool] = False
     """Whether the engine is so small that every xdist worker can boot its own server."""
     health: ClassVar[str] = "/health"
     dies_unhealthy: ClassVar[bool] = False
-    """
-    Whether status 503 from the health endpoint after the boot means that the engine is dead. If not, it may be busy.
-    """
+    """Whether status 503 from the health endpoint after the boot means that the engine is dead. Otherwise, it may be busy."""
     version_path: ClassVar[str | None] = "/version"
     unmodelled_flags: ClassVar[frozenset[str]] = frozenset()
     """Flags that change the memory of a device and that `predict` ignores."""
     reset_path: ClassVar[str | None] = None
-    """Endpoint whose POST resets the prefix cache; None if there is none."""
+    """Endpoint whose POST resets the prefix cache; None if the engine has none."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Fields added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     tracing: ClassVar[Mapping[str, Any]] = MappingProxyType({"logprobs": 2})
     """Fields of a completion request for the log-probability of each token and of one other token."""
     scoring: ClassVar[Scoring | None] = None
-    """How to request the log-probabilities of a prompt; None if the engine does not return them."""
+    """The way to request the log-probabilities of a prompt; None if the engine does not return them."""
     disaggregated: ClassVar[bool] = False
     """Whether a decode role answers the requests, with KV caches from a prefill role."""
     salted: ClassVar[bool] = False
     """
-    Whether a completion request may have ``cache_salt``. The prefix cache then matches only requests with the same
+    Whether a completion request may have ``cache_salt``, with which the prefix cache matches only requests of an equal
     salt.
     """
     names_cached_if_any: ClassVar[bool] = False
-    """Whether usage, with the flags used here, omits cached tokens only if there are none."""
+    """Whether usage, with the flags used here, omits cached tokens only if none are cached."""
     host_flag: ClassVar[str | None] = None
-    """Flag for the address to listen at. `argv` omits it. None: the server cannot be reached inside a container."""
+    """Flag for the address to listen at, which `argv` omits. None if the server cannot be reached inside a container."""
     key_flag: ClassVar[str | None] = None
     """Flag that makes the server require an API key, if the environment cannot set one."""
     key_variable: ClassVar[str | None] = None
@@ -200,7 +201,10 @@ class Backend:
         raise NotImplementedError
 
     def version_in(self, answer: Mapping[str, Any]) -> str | None:
-        """Return the engine version in the response of `version_path`, comparable by PEP 440; None if it has none."""
+        """
+        Return the engine version in the response of `version_path`, in a form that PEP 440 compares; None if the
+        response has no version.
+        """
         version = answer.get("version")
         return version if isinstance(version, str) else None
 
@@ -210,22 +214,22 @@ class Backend:
         return limit if isinstance(limit, int) else None
 
     def env(self, deployment: Deployment) -> dict[str, str]:
-        """Return the environment variables that the engine needs. Those of the deployment override them."""
+        """Return the environment variables that the engine needs. Variables of the deployment override them."""
         return {}
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
-        """Predict the boot of *deployment* on devices of *device_bytes* (None if unknown); None if it cannot be predicted."""
+        """
+        Return the predicted boot of *deployment* on devices of *device_bytes* (None if unknown); None if it cannot be
+        predicted.
+        """
         return None
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
-        """Return whether `predict` knows what the engine does if the checkpoint names a dtype for the KV cache."""
+        """Return whether `predict` models the KV cache dtype that a checkpoint may name."""
         return False
 
     def receives_kv(self, deployment: Deployment) -> bool:
-        """
-        Return whether the server of *deployment* is a decode role. Its count of cached tokens includes transferred
-        ones.
-        """
+        """Return whether the server of *deployment* is a decode role, which counts transferred tokens as cached."""
         return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
@@ -234,8 +238,8 @@ class Backend:
 
     def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
         """
-        Explain why `predict` would be wrong about *deployment* with a *shape* read from config.json; empty if it would
-        not.
+        Return the reason why `predict` would be wrong about *deployment* with a *shape* from config.json; empty if none
+        is known.
         """
         if unknown := sorted(self.unmodelled_flags & {name.replace("_", "-") for name in deployment.flags}):
             return f"the memory of {self.name} with --{unknown[0]} is not modelled"
@@ -249,13 +253,13 @@ class Backend:
         return ""
 
     def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
-        """Return the flags of *deployment* that `predict` reads and whose memory it does not know for this *shape*."""
+        """Return the flags of *deployment* that `predict` reads without knowing their memory for this *shape*."""
         return ()
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """
-        Return the seconds for which the devices wait for the host during one prefill, if this time is known to grow
-        with the prompt. If not, 0.
+        Return the seconds of one prefill for which the devices wait for the host; 0 unless this time is known to grow
+        with the prompt.
         """
         return 0.0
 
@@ -270,7 +274,7 @@ class Backend:
         key: str | None = None,
     ) -> Recipe:
         """
-        Convert *deployment* to a recipe for launchers: *host* is the address to listen at, *key* the API key to
+        Return the recipe of *deployment* for launchers. *host* is the address to listen at, *key* the API key to
         require.
         """
         # Last on the command line, so that no flag of the deployment can open the server to the network.
@@ -291,7 +295,7 @@ class Backend:
 
 
 def named(name: str) -> Backend:
-    """Return the shipped backend called *name*. Raises `UsageError`."""
+    """Return the shipped backend with the name *name*. Raises `UsageError`."""
     if name not in registry.BACKENDS:
         raise UsageError(unknown("backend", name, registry.BACKENDS))
     made: Backend = registry.load(registry.BACKENDS[name])()

@@ -1,5 +1,5 @@
 """
-Whether a version of an engine serves an architecture of a config.json: by a class of its own, or by its fallback.
+Whether an engine version serves an architecture of a config.json, by a class of its own or by its fallback.
 
 From vLLM ``model_executor/models/registry.py`` and ``models/transformers/base.py`` (0.11.0 to 0.33.0), and SGLang
 ``srt/models/registry.py`` and ``srt/model_loader/utils.py`` (0.5.6 to 0.5.23).
@@ -22,10 +22,10 @@ _FORMS: tuple[Form, ...] = ("attention_backend", "attention_interface", "neither
 
 
 class Lacking(NamedTuple):
-    """Why an engine version without a class for an architecture refuses it, or may serve it differently."""
+    """The reason why an engine version without a class for an architecture refuses it, or may serve it differently."""
 
     certain: bool
-    """Whether the start is refused; if not, it is not known what the fallback to Transformers does."""
+    """Whether the engine certainly refuses the start. Otherwise, the result of the fallback to Transformers is unknown."""
     said: str
     advice: str = ""
     phase: str = "config"
@@ -55,7 +55,7 @@ def classes() -> tuple[str, Mapping[str, Form]]:
 
 
 def model_of(config: Mapping[str, Any], *, keeps_state: bool) -> Model | None:
-    """Return the model of a *config*; None if it names no architecture."""
+    """Return the properties of the model of a *config*; None if the config names no architecture."""
     listed, code = config.get("architectures"), config.get("auto_map")
     names = tuple(each for each in listed if isinstance(each, str)) if isinstance(listed, list | tuple) else ()
     return Model(names, code if isinstance(code, Mapping) else {}, keeps_state) if names else None
@@ -93,8 +93,8 @@ def _bases(name: str) -> tuple[str, ...]:
 
 def lacking(row: EngineVersion, model: Model, flags: Mapping[str, Any], env: Mapping[str, str]) -> Lacking | None:
     """
-    Return what happens to *model* if the version *row* lacks its architecture. None if the version has a class for it,
-    or if *flags* and *env* provide one.
+    Return how the version *row* treats *model* without a class for its architecture. None if a class exists, or if
+    *flags* and *env* provide one.
     """
     asked = str(flags.get("model-impl", "auto")).lower()
     if asked not in ("auto", row.engine) or flags.get("model-class-overrides"):
@@ -105,14 +105,17 @@ def lacking(row: EngineVersion, model: Model, flags: Mapping[str, Any], env: Map
 
 
 def _within(row: EngineVersion) -> bool:
-    """Return whether no version of Transformers that *row* requires is later than the recorded one."""
+    """Return whether the range of Transformers that *row* requires ends at or before the recorded version."""
     recorded = Version(classes()[0])
     bounds = [each for each in SpecifierSet(row.transformers) if each.operator in ("<", "<=", "==")]
     return any(Version(each.version) <= recorded for each in bounds)
 
 
 _FROM_INTERFACE = Version("0.30")
-"""vLLM from which a class with the interface alone is taken, and a layer that does not use it is refused."""
+"""
+vLLM version from which a class with only the interface is accepted, and a layer that does not use the interface is
+refused.
+"""
 
 
 def _vllm(row: EngineVersion, model: Model, *, alone: bool) -> Lacking:
@@ -157,5 +160,5 @@ def _no_other(form: Form | None) -> str:
 
 
 def _generates(name: str) -> bool:
-    """Return whether a class is of the kind that is recorded of Transformers."""
+    """Return whether a class of Transformers generates text. Only these classes are recorded."""
     return name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel"))

@@ -31,7 +31,7 @@ Versions of vLLM that take the positions beside YaRN as scaled already. Older on
 the factor.
 """
 ASSUMED_BY_VLLM = 2048
-"""The longest context if config.json has no key for it."""
+"""The longest context in tokens that vLLM assumes if config.json has no key for it."""
 MOST_TOKENS = 2**40
 
 
@@ -55,7 +55,7 @@ def derived(engine: str, config: Mapping[str, Any], read_positions: int, *, yarn
 
 def by_default(engine: str, config: Mapping[str, Any], longest: int) -> int:
     """
-    Return the context length without a flag, given the *longest* one. vLLM keeps to the original positions of a
+    Return the context length in tokens without a flag, given the *longest* one. vLLM uses the original positions of a
     LongRoPE.
     """
     text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
@@ -77,12 +77,15 @@ def _factor(table: Mapping[str, Any]) -> float:
 
 
 def kind(table: Mapping[str, Any]) -> str:
-    """Return the kind of position scaling in a table of rotary embeddings."""
+    """Return the kind of position scaling in a *table* of rotary embeddings."""
     return str(table.get("rope_type", table.get("type", "default")))
 
 
 def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the tables of rotary embeddings that scale the context length: one, or one for each kind of layer."""
+    """
+    Return the tables of rotary embeddings that scale the context length: one for the model, or one for each kind of
+    layer.
+    """
     found: list[Mapping[str, Any]] = []
     for key in ("rope_scaling", "rope_parameters"):
         table = text.get(key)
@@ -94,7 +97,7 @@ def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str, *, yarn_included: bool) -> int:
     """
-    Return the context length of vLLM: positions times their scaling factor. For YaRN, older versions multiply the
+    Return vLLM's context length in tokens: positions times their scaling factor. For YaRN, older versions multiply the
     original positions.
     """
     longest = float(positions)
@@ -111,8 +114,8 @@ def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str, *,
 
 def _scaled_by_sglang(positions: int, text: Mapping[str, Any]) -> int:
     """
-    Return the context length of SGLang: positions times the factor. The factor is ignored if the table names original
-    positions, or has the type ``llama3`` or ``default``.
+    Return SGLang's context length in tokens: positions times the factor. A table with original positions, or of type
+    ``llama3`` or ``default``, has no factor.
     """
     for table in tables(text):
         if "original_max_position_embeddings" in table or kind(table) in ("llama3", "default"):

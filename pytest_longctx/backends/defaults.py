@@ -1,4 +1,4 @@
-"""Resolve the settings that a deployment leaves to the machine: GPU, context, dtype on a CPU, and expected times."""
+"""Settings that a deployment leaves to the machine: GPU, context, dtype on a CPU, and expected times."""
 
 from collections.abc import Sequence
 from math import inf
@@ -16,7 +16,8 @@ from pytest_longctx.units import GiB
 
 def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
     """
-    Resolve the defaults of *one* on *here*: its GPU, its context, ``dtype = "fastest"`` of a CPU, and expected times.
+    Return the deployment *one* with its defaults resolved for *here*: GPU, context, ``dtype = "fastest"`` of a CPU, and
+    expected times.
 
     The context is the longest that fits the GPU. Raises `TableError`.
     """
@@ -37,7 +38,10 @@ def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
 def without_superseded(
     every: Sequence[Deployment], there: Hardware | None, version: str | None = None
 ) -> tuple[Deployment, ...]:
-    """Filter *every* deployment: drop one for any GPU if another serves the same model on exactly the GPUs of *there*."""
+    """
+    Return *every* deployment, except those for any GPU whose model another deployment serves on exactly the GPUs of
+    *there*.
+    """
     return tuple(one for one in every if not any(_supersedes(each, one, there, version) for each in every))
 
 
@@ -51,7 +55,7 @@ def _supersedes(other: Deployment, one: Deployment, there: Hardware | None, vers
 
 
 def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> Deployment:
-    """If the deployment *one* is for any GPU, resolve it to the GPU of *there*. If not, return it unchanged."""
+    """Return the deployment *one* for the GPU of *there* if it is for any GPU; otherwise unchanged."""
     needs = Hardware.parse(one.hardware) if one.hardware else None
     if needs is None or needs.kind != ANY_GPU or there is None or not there.carries(needs):
         return one
@@ -63,9 +67,8 @@ def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> D
 
 def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int | None:
     """
-    Return the default context length of *one*: the longest that is predicted to fit and to be computed in time.
-
-    It is the shortest one if none is, or if nothing is known.
+    Return the default context of *one* in tokens: the longest of its context lengths that is predicted to fit and to be
+    computed in time, else the shortest. Without a list of lengths, return the configured length, which may be None.
     """
     shape = models.shape_of(one.model)
     if shape is None or device_gib is None:
@@ -81,7 +84,7 @@ def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int
 
 def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
     """
-    Return the expected prefill times on *gpus*: the roofline at the usual utilisation.
+    Return the expected prefill times on *gpus*: the roofline at `USUAL_UTILISATION`.
 
     Without a data sheet, the times of the slowest known GPU are returned.
     """

@@ -1,4 +1,4 @@
-"""Find the interpreter whose environment has an engine or a tool, or install it into a new environment."""
+"""Find the interpreter whose environment contains an engine or a tool, or create such an environment."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ if u.find_spec(sys.argv[1]):
 
 
 class Installable(Protocol):
-    """The properties of a backend's engine, or of a tool, that finding and installing it needs."""
+    """The properties of a backend's engine, or of a tool, by which its environment is found or installed."""
 
     @property
     def name(self) -> str:
@@ -42,11 +42,14 @@ class Installable(Protocol):
 
     @property
     def distributions(self) -> tuple[str, ...]:
-        """Distribution names of the engine. Its version is looked up under them in this order."""
+        """Names of the engine's distributions, in the order in which they are asked for the version."""
 
     @property
     def install(self) -> tuple[str, ...]:
-        """Requirements that ``longctx engine`` installs into the environment; empty if it cannot install this engine."""
+        """
+        Requirements that ``longctx engine`` installs into the environment; empty if the command cannot install this
+        engine.
+        """
 
     @property
     def uninstall(self) -> tuple[str, ...]:
@@ -54,13 +57,14 @@ class Installable(Protocol):
 
 
 def own_python(engine: Installable) -> Path:
-    """Interpreter of the environment that ``longctx engine`` creates for *engine*."""
+    """Return the interpreter of the environment that ``longctx engine`` creates for *engine*."""
     return paths.kept() / "engines" / engine.name / "bin" / "python"
 
 
 def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
     """
-    Find an interpreter with *engine*: *wanted*, the interpreter of the engine's separate environment, or this interpreter.
+    Return an interpreter with *engine*: *wanted*, the interpreter of the engine's separate environment, or this
+    interpreter.
 
     Raises `LaunchError` with the places that were searched.
     """
@@ -80,7 +84,7 @@ def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
 
 def installed_version(engine: Installable, python: Path) -> str | None:
     """
-    Return the version of *engine* in the environment of *python* without importing it; None if it is not installed.
+    Return the version of *engine* in the environment of *python*, without an import; None if not installed.
 
     The version is "unknown" if the module has no metadata, as after unpacking it by hand.
     """

@@ -1,5 +1,5 @@
 """
-Read flags as the engine's own parser does: aliases, underscores, abbreviations, JSON, number suffixes, a config file.
+Read flags as an engine's parser does: aliases, underscores, abbreviations, JSON, number suffixes, a config file.
 
 The rules are those of ``argparse`` and of vLLM's ``FlexibleArgumentParser``. `versions` has the flags of each version.
 A flag that the engine would refuse becomes a `Problem`, and all other flags are still read.
@@ -35,7 +35,7 @@ _BARE = ("switch", "bool")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A word that the engine's parser refuses, and why."""
+    """A word that the engine's parser refuses, and the reason."""
 
     word: str
     what: str
@@ -48,13 +48,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class ReadFlags:
-    """The result of reading a command line."""
+    """The flags of a command line, as the engine's parser reads them, and the words that it refuses."""
 
     engine: EngineVersion
     flags: dict[str, FlagValue] = field(default_factory=dict)
     """Values by the flag's name in `versions`, without dashes. JSON is kept as text, a list as words."""
     words: list[str] = field(default_factory=list)
-    """Words that are neither flags nor their values."""
+    """Words of the command line that are neither flags nor values of flags."""
     problems: list[Problem] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     """Flags whose value is a shell variable that the command does not set."""
@@ -70,8 +70,7 @@ class ReadFlags:
 
 def human_int(text: str) -> int:
     """
-    Parse the integer value of a flag as engines do: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024. Raises
-    ValueError.
+    Return the integer value of a flag: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024. Raises ValueError.
 
     Source: ``human_readable_int`` of vLLM (``utils/argparse_utils.py``, 0.25.1), which SGLang has copied.
 
@@ -87,7 +86,7 @@ def human_int(text: str) -> int:
 
 
 def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
-    """Read the flags in the *words* of a command line, without the program's name, as *engine* does."""
+    """Return the flags in the *words* of a command line without the program's name, as the parser of *engine* reads them."""
     made, rest = ReadFlags(engine), [_level(engine, word) for word in words]
     tables: dict[str, dict[str, Any]] = {}
     while rest:
@@ -110,8 +109,8 @@ def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
 
 def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags:
     """
-    Read the ``[flags]`` of a deployment. Each key is a flag without dashes; ``true`` is a flag without value, ``false``
-    no flag.
+    Return the flags of a deployment's ``[flags]``. Each key is a flag without dashes; ``true`` is a flag without value,
+    ``false`` no flag.
     """
     words: list[str] = []
     for name, value in table.items():
@@ -140,7 +139,7 @@ def canonical(one: Deployment, engine: str | None) -> Deployment:
 
 
 def words_of_config(content: Mapping[str, Any]) -> list[str]:
-    """Return the flags of a ``--config`` file as words. They come before the command line, whose flags win."""
+    """Return the flags of a ``--config`` file as words, to put before the command line, whose flags win."""
     words: list[str] = []
     for name, value in content.items():
         if value is None or value is False:
@@ -156,7 +155,7 @@ def _is_flag(word: str) -> bool:
 
 
 def _level(engine: EngineVersion, word: str) -> str:
-    """Rewrite ``-O`` to ``--optimization-level``. vLLM does so before parsing since 0.12."""
+    """Return the optimization flag ``-O`` as ``--optimization-level``, as vLLM does before parsing since 0.12."""
     if not word.startswith("-O") or "-O" in engine.spellings or "--optimization-level" not in engine.spellings:
         return word
     rest = word[2:].removeprefix("=")
@@ -164,7 +163,10 @@ def _level(engine: EngineVersion, word: str) -> str:
 
 
 def _name(made: ReadFlags, word: str) -> str | None:
-    """Return the row of the flag that *word* stands for. If the parser knows none, return None and record a problem."""
+    """
+    Return the name of the flag that *word* stands for. Record a problem and return None if the parser knows no such
+    flag.
+    """
     engine = made.engine
     spelt = word.partition("=")[0]
     found = engine.candidates(_short(engine, word))
@@ -181,7 +183,7 @@ def _name(made: ReadFlags, word: str) -> str | None:
 
 
 def _short(engine: EngineVersion, word: str) -> str:
-    """Split the attached value from a short flag, as in ``-O3`` and ``-cc.mode=3``."""
+    """Return the flag in *word* without an attached value, as ``-O`` for ``-O3`` and ``-cc`` for ``-cc.mode=3``."""
     spelt = word.partition("=")[0]
     if spelt.startswith("--") or spelt in engine.spellings:
         return word
@@ -204,13 +206,13 @@ def _span(versions: Sequence[str]) -> str:
 
 
 def _taken(word: str, rest: list[str]) -> str:
-    """Return the value of a flag: the one in *word*, or the next word of *rest*."""
+    """Return the value of a flag: the value in *word*, or the next word of *rest*."""
     _, equals, value = word.partition("=")
     return value if equals else rest.pop(0) if rest and not _is_flag(rest[0]) else ""
 
 
 def _put(table: dict[str, Any], place: Sequence[str], text: str) -> None:
-    """Set the key of a dotted flag, *place* in *table*, to *text*, parsed as JSON if possible."""
+    """Store *text*, parsed as JSON if possible, under the key *place* of a dotted flag in *table*."""
     for part in place[:-1]:
         inner = table.setdefault(part, {})
         table = inner if isinstance(inner, dict) else {}
@@ -256,7 +258,10 @@ def _values(engine: EngineVersion, row: Mapping[str, Any], word: str, rest: list
 
 
 def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
-    """Convert *text* to the type of the flag *name* and store it. If the parser would refuse it, store the reason."""
+    """
+    Store *text* as the value of the flag *name*, converted to the flag's type. Record a problem if the parser would
+    refuse it.
+    """
     row = made.engine.command_line["flags"][name]
     try:
         value = _convert(row, text)

@@ -10,15 +10,17 @@ from pytest_longctx.diagnosis.log_reader import LogReader
 
 
 def read_log(path: str | Path, engine: str) -> LogReader:
-    """Read the engine's log at *path*. *engine* is a backend's name, such as ``vllm``. Raises `UsageError` and OSError."""
+    """
+    Return the reader of the engine's log at *path*. *engine* is a backend's name, such as ``vllm``. Raises `UsageError`
+    and OSError.
+    """
     return read_file(Path(path), named(engine).catalogue)
 
 
 def diagnose(reading: LogReader, given: Evidence | None = None) -> Diagnosis | None:
     """
-    Diagnose from its log why the engine's server failed. *given* is other evidence of its end, such as an exit code.
-
-    Return None without such evidence and without an error in the log: the log alone then shows no failure.
+    Return the diagnosis of the failure in a server's log; None if neither the log nor *given*, other evidence of the
+    end, shows a failure.
     """
     failed = reading.failure or reading.errors.text or reading.errors.complaint
     return diagnosis.diagnose(reading, given or Evidence()) if failed or given else None

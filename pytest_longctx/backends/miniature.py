@@ -7,7 +7,7 @@ from pytest_longctx.deployments.deployment import Deployment
 
 
 class Miniature(Backend):
-    """A server with vLLM's API. It behaves correctly, or has the one fault that its deployment names."""
+    """A server with vLLM's API that is correct, or has the one fault that its deployment names."""
 
     name = "miniature"
     shares_machine = True
@@ -30,7 +30,7 @@ class Miniature(Backend):
 
 
 class MiniatureSglang(Miniature):
-    """The correct server with SGLang's API."""
+    """A correct server with SGLang's API."""
 
     name = "miniature-sglang"
     dies_unhealthy = Sglang.dies_unhealthy

@@ -6,7 +6,7 @@ from pytest_longctx.backends import Backend
 
 
 class OpenAI(Backend):
-    """A server that this run does not launch. It has no log and no counters, so checks that need them are unmeasured."""
+    """A server that this run does not start. Its log and counters are unknown, so checks that need them are unmeasured."""
 
     name = "openai"
     launches = False

@@ -12,7 +12,7 @@ from typing import Any
 
 _DTYPES = ("bfloat16", "float32")
 _FOR_S = 0.15
-"""Seconds for which each product is repeated. The fastest run counts, because other programs only slow it down."""
+"""Seconds for which each product is repeated. The fastest run counts, because other programs can only slow a run down."""
 _SMALL, _LARGE = 256, 512
 """Rows of the matrices. Small ones come first: a CPU without BF16 takes seconds for one product of large ones."""
 _COPIED_BYTES = 16 * 2**20
@@ -33,7 +33,7 @@ def fastest_s(work: Callable[[], object]) -> float:
 
 
 def gflop_per_s(torch: Any, name: str) -> float:
-    """Measured rate of PyTorch's matrix product in the dtype *name*, in GFLOP/s on one core."""
+    """Return the measured rate of PyTorch's matrix product in the dtype *name*, in GFLOP/s on one core."""
     rate = 0.0
     for rows in (_SMALL, _LARGE):
         if rows == _LARGE and 2 * _LARGE**3 / (rate * 1e9) > _FOR_S:
@@ -45,7 +45,7 @@ def gflop_per_s(torch: Any, name: str) -> float:
 
 
 def lacks(torch: Any) -> list[str]:
-    """Instruction sets that this PyTorch reports as missing, and that an engine's kernels use or require."""
+    """Return the instruction sets that this PyTorch reports as missing, and that an engine's kernels use or require."""
     asked = {
         "avx512f": "_is_avx512_supported",
         "avx512_vnni": "_is_avx512_supported",

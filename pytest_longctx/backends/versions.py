@@ -1,5 +1,5 @@
 """
-Read the record of an engine's version: command line flags, metrics, KV cache dtypes and architectures.
+Read the record of an engine version: command line flags, metrics, KV cache dtypes and architectures.
 
 ``python -m tests.engine_version`` makes the files `backends/ENGINE/versions/X.Y.Z.toml` from the engine's wheel.
 """
@@ -34,7 +34,7 @@ Flags whose first spelling changed. Rows of older versions get the newest name, 
 
 @dataclass(frozen=True)
 class EngineVersion:
-    """One recorded version of an engine. Its file is read at the first use."""
+    """One recorded version of an engine, whose file is read at the first use."""
 
     engine: str
     version: str
@@ -54,7 +54,7 @@ class EngineVersion:
         return self._renamed(self.path.read_text(encoding="utf-8").partition("\n[metrics]\n")[0])
 
     def _renamed(self, text: str) -> Mapping[str, Any]:
-        """Parse the tables in the *text* of a version's file, with flags renamed as in later versions."""
+        """Return the tables in the *text* of a version's file, with flags renamed as in later versions."""
         found = tomllib.loads(text)
         for old, new in LATER_NAMES.get(self.engine, {}).items():
             if f"--{new}" in found["flags"].get(old, {}).get("also", ()):
@@ -67,12 +67,15 @@ class EngineVersion:
 
     @cached_property
     def architectures(self) -> frozenset[str]:
-        """The architectures that this version has a class for, as a config.json names them."""
+        """Architectures for which this version has a class, as a config.json names them."""
         return frozenset(self.command_line["values"]["architectures"])
 
     @property
     def removed(self) -> Mapping[str, str]:
-        """Architectures that this version removed, with the last version that had each; SGLang keeps no such list."""
+        """
+        Architectures that this version removed, with the last version that had each; empty for SGLang, which keeps no
+        such list.
+        """
         found: Mapping[str, str] = self.command_line["removed"]
         return found
 
@@ -90,12 +93,15 @@ class EngineVersion:
         return found
 
     def flag(self, word: str) -> Mapping[str, Any] | None:
-        """Return the row of the flag that this version's parser takes *word* for, as in ``--tp=4``; None if there is none."""
+        """
+        Return the row of the flag that this version's parser reads in *word*, as in ``--tp=4``; None if no flag
+        matches.
+        """
         names = self._named(word)
         return self.command_line["flags"][names.pop()] if len(names) == 1 else None
 
     def takes(self, word: str) -> Taken:
-        """Return whether this version's parser takes *word* for one of its flags."""
+        """Return whether *word* is one flag of this version's parser, an ambiguous abbreviation, or unknown."""
         names = self._named(word)
         return "known" if len(names) == 1 else "ambiguous" if names else "unknown"
 
@@ -104,7 +110,10 @@ class EngineVersion:
         return sorted(f"--{name}" for name in self._named(word))
 
     def _named(self, word: str) -> set[str]:
-        """Return the flags that *word* may stand for: the flag of that name, or all that begin with it, as in argparse."""
+        """
+        Return the flags that *word* may stand for: the flag of that name, or all flags that begin with it, as in
+        argparse.
+        """
         parser, spelt = self.command_line["parser"], word.partition("=")[0]
         if spelt.startswith("--"):
             spelt = spelt.partition(".")[0] if parser["dotted_keys"] else spelt
@@ -118,7 +127,7 @@ class EngineVersion:
 
 @cache
 def recorded(engine: str) -> tuple[EngineVersion, ...]:
-    """Return the recorded versions of *engine*, the oldest first; empty if there are none."""
+    """Return the recorded versions of *engine*, the oldest first; empty if none is recorded."""
     if not engine.isidentifier():
         return ()
     paths = (Path(__file__).parent / engine / "versions").glob("*.toml")

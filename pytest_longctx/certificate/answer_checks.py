@@ -1,4 +1,4 @@
-"""Answer checks: the length of an answer, its end, and whether it belongs to this request."""
+"""Answer checks: the length of an answer, its end, and whether the answer belongs to its request."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,10 @@ _BEFORE_STOP = 6
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the answer checks: length, end, repeatability, stream, and whether each answer belongs to its request."""
+    """
+    Yield the results of the answer checks: length, end, repeatability, stream, and whether each answer belongs to its
+    request.
+    """
     long = exam.ask((("user", COUNTING),), _LONG_TOKENS)
     short = exam.ask((("user", COUNTING),), _CUT_TOKENS)
     yield _kept("answer-max-tokens", short, long, exam.dialect.limit[0])
@@ -36,7 +39,10 @@ def judge(exam: Examination) -> Iterator[Result]:
 
 
 def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
-    """Judge whether the answer *reply* keeps its token limit. *longer* is an answer to a request for more tokens."""
+    """
+    Return whether the answer *reply* keeps its token limit, as a result. *longer* is an answer to a request for more
+    tokens.
+    """
     if not reply.served:
         return unmeasured(name, reply.said)
     most, letters = reply.answer_tokens, len(reply.text + reply.thought)

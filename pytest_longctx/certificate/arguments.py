@@ -1,4 +1,4 @@
-"""The arguments of a certificate, for the console and for a test run."""
+"""Arguments of a certificate, for the console and for a test run."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -46,7 +46,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def wanted(url: str, given: Namespace) -> Wanted:
-    """Convert the arguments *given* to a request to certify *url*. Raises `UsageError`."""
+    """Return the request to certify *url* that the arguments *given* describe. Raises `UsageError`."""
     try:
         claim = None if given.claim is None else units.tokens(given.claim)
     except ValueError as problem:

@@ -1,4 +1,4 @@
-"""A hard budget in tokens and money. Each request reserves its share before it is sent, so the budget is never exceeded."""
+"""A hard limit on tokens and money. Each request reserves its share before it is sent, so the limit is never exceeded."""
 
 import re
 from collections.abc import Callable
@@ -20,13 +20,13 @@ class OverBudget(LongctxError):  # noqa: N818 - it states why a request was not 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Price of a million tokens; None if it is not known."""
+    """Prices of a million tokens; None for an unknown price."""
 
     prompt: float | None = None
     answer: float | None = None
 
     def cost(self, prompt_tokens: int, answer_tokens: int) -> float | None:
-        """Compute the cost of these tokens at the prices of a budget; None if a price is not known."""
+        """Return the cost of these tokens at the prices of a budget; None if a price is unknown."""
         if self.prompt is None or self.answer is None:
             return None
         return (prompt_tokens * self.prompt + answer_tokens * self.answer) / _PER
@@ -35,7 +35,7 @@ class Prices:
 @dataclass(slots=True)
 class Budget:
     """
-    The limit of what may be sent: tokens of prompts and answers together, money, or both.
+    The limit of a certificate run: tokens of prompts and answers together, money, or both.
 
     Every request counts, also a refused one and a repetition after a 429, although most providers do not bill these.
     """
@@ -59,7 +59,7 @@ class Budget:
         return self.prices.cost(self.prompt_tokens, self.answer_tokens)
 
     def left(self) -> int:
-        """Prompt tokens left in the budget."""
+        """Return the number of prompt tokens that the budget still allows."""
         limits = [] if self.tokens is None else [self.tokens - self.spent]
         cost = self.cost
         if self.money is not None and cost is not None and self.prices.prompt:
@@ -68,7 +68,8 @@ class Budget:
 
     def reserve(self, prompt_tokens: int, answer_tokens: int) -> Callable[[int, int], None]:
         """
-        Reserve the most tokens that one request can use. Return a function that replaces them by the server's counts.
+        Reserve the most tokens that one request can use. Return a function that replaces the reserved tokens by the
+        server's counts.
 
         Raises `OverBudget` if the request exceeds the budget. The caller must not send it then.
         """
@@ -98,7 +99,7 @@ class Budget:
 
 def parse(text: str, prices: Prices) -> Budget:
     """
-    Parse a budget from the command line: ``2M``, ``2M-tokens`` or ``$5``. Raises `UsageError`.
+    Return the budget that *text* names on the command line: ``2M``, ``2M-tokens`` or ``$5``. Raises `UsageError`.
 
     >>> parse("2M-tokens", Prices()).tokens, parse("$5", Prices(1, 2)).money
     (2000000, 5.0)

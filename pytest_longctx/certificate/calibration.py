@@ -13,7 +13,7 @@ _SIZES = (32, 64, 128)
 """Words of the calibration prompts. The second step is twice the first, so that a rounded count shows."""
 _TAILS = ".!?;,"
 _ASK_AGAIN = 3
-"""How often a prompt is sent if its answer has no usage."""
+"""Number of times that a prompt is sent if its answer has no usage."""
 
 _LEAST_PER_WORD = 0.25
 """Least tokens per filler word. A server that counts every prompt as one token would otherwise get endless texts."""
@@ -24,13 +24,13 @@ Count = Callable[[tuple[Turn, ...], int], int | None]
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """The law tokens = base + per_word x filler words, and its error."""
+    """The law of prompt lengths, tokens = base + per_word x filler words, and its error."""
 
     words: tuple[str, ...]
     base: float
     per_word: float
     slack: float
-    """The largest error of the law in the calibration, in tokens; 0 if it is exact."""
+    """The largest error of the law in the calibration, in tokens; 0 for an exact law."""
     counted: bool
     """Whether the law comes from counts. If not, one word is taken as one token."""
     source: str
@@ -55,7 +55,10 @@ class Ruler:
         return self.base + self.per_word * words
 
     def turns(self, rng: np.random.Generator, tokens: int) -> tuple[Turn, ...]:
-        """Make a prompt of *tokens*. It is exact if the law is exact and a tail text fits, otherwise up to one word shorter."""
+        """
+        Return a prompt of *tokens*. The length is exact if the law is exact and a tail text fits, otherwise up to one
+        word shorter.
+        """
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return filler(rng, self.words, words, tail=self.tails[rest] if rest < len(self.tails) else "")
@@ -68,7 +71,7 @@ class Ruler:
 
     @property
     def interval(self) -> str:
-        """Describe how exact the ruler's lengths are."""
+        """Text that states how exact the ruler's lengths are."""
         if self.exact:
             return f"exact: one filler word is {self.per_word:g} of the server's tokens" + self._origin
         if self.counted:
@@ -80,7 +83,7 @@ class Ruler:
 
     @property
     def unit(self) -> str:
-        """The unit of the ruler's lengths."""
+        """Unit of the ruler's lengths: tokens or words."""
         return "tokens" if self.counted else "words of filler"
 
     @property
@@ -90,9 +93,8 @@ class Ruler:
 
 def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler | None:
     """
-    Calibrate a ruler: find words with equal token counts, the tokens per word, and the tokens of the chat template.
-
-    Return None if the server does not count prompts.
+    Return a calibrated ruler: filler words with equal token counts, the tokens per word, and the tokens of the chat
+    template. None if the server does not count prompts.
     """
     found = _law(rng, WORDS, count, source)
     if found is None:
@@ -132,7 +134,7 @@ def _law(rng: np.random.Generator, words: tuple[str, ...], count: Count, source:
 
 
 def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
-    """Add the texts of 1, 2 ... tokens to a ruler whose words have several tokens."""
+    """Return a ruler with texts of 1, 2 ... tokens in addition, for words that have several tokens."""
     if not law.exact or not 1 < law.per_word <= 16:
         return law
     wanted = int(law.tokens_of(_SIZES[0]))
@@ -157,7 +159,7 @@ def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
 
 
 def by_asking(ask: Callable[[tuple[Turn, ...], int], Reply]) -> Count:
-    """Return the server's count of a prompt from its usage. Repeat the request if the answer has no usage."""
+    """Return the server's token count of a prompt from usage. Repeat the request if the answer has no usage."""
 
     def count(turns: tuple[Turn, ...], most: int) -> int | None:
         replies: Sequence[Reply] = []

@@ -1,4 +1,4 @@
-"""Counting checks: does the server report, and bill, the tokens that were sent and answered?"""
+"""Counting checks: whether the server reports, and bills, the tokens that were sent and answered."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,7 +13,7 @@ from pytest_longctx.certificate.texts import COUNTING, filler
 
 _ANSWER_TOKENS = 24
 _REPEATED = 768
-"""Words of a prompt that is sent twice. They fill several blocks of any prefix cache."""
+"""Number of words of a prompt that is sent twice, enough to fill several blocks of any prefix cache."""
 _BLOCK_TOKENS = 16
 _SIZES = (40, 80, 120, 160, 200)
 """Words of the prompts whose token counts must be a linear function of their length."""
@@ -21,7 +21,7 @@ _WITH_USAGE = 6
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the counting checks, except `present` and `long`, which need the whole run."""
+    """Yield the results of the counting checks, except `present` and `long`, which need the whole run."""
     yield _linear(exam)
     yield _unit(exam)
     yield _repeat(exam)
@@ -31,7 +31,7 @@ def judge(exam: Examination) -> Iterator[Result]:
 
 
 def _counts(exam: Examination, turns: tuple[Turn, ...], answer_tokens: int = 1, **more: bool) -> Reply:
-    """Repeat a request until its answer has token counts (usage), at most three times."""
+    """Return an answer with token counts (usage), after at most three requests."""
     reply = exam.ask(turns, answer_tokens, **more)
     for _ in range(2):
         if reply.prompt is not None or not reply.served:
@@ -63,8 +63,8 @@ def _linear(exam: Examination) -> Result:
 
 def _noisy(exam: Examination) -> bool:
     """
-    Return whether all token counts of the calibration are multiples of one number above 4. No tokenizer counts equal
-    words so.
+    Return whether all token counts of the calibration are multiples of one number above 4, as no tokenizer counts equal
+    words.
     """
     values = [value for _, value in exam.ruler.points]
     return (
@@ -147,8 +147,8 @@ def _answers(exam: Examination) -> Iterator[Result]:
 
 def _otherwise_cut(cut: list[Reply]) -> str:
     """
-    Explain why the counts of answers cut by length may be right although they differ from ``max_tokens``; empty if
-    nothing does.
+    Return why the counts of answers cut by length may be right although they differ from ``max_tokens``; empty without
+    a reason.
     """
     if all(
         each.answer_tokens in (_with_reasoning(each), (each.counts.total or 0) - (each.prompt or 0))
@@ -242,7 +242,7 @@ def _said(count: int | None) -> str:
 
 
 def judge_whole(exam: Examination) -> Iterator[Result]:
-    """Judge the counting checks that need all answers of the run."""
+    """Yield the results of the counting checks that need all answers of the run."""
     yield _present(exam)
     yield _long(exam)
     if exam.facts.get("estimated") and exam.is_broken("length-told"):

@@ -1,4 +1,4 @@
-"""Dialects of endpoints: the fields of a request, and where the answer is. `dialects.toml` has the data."""
+"""Dialects of endpoints: the fields of a request, and the place of the answer. `dialects.toml` has the data."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -40,7 +40,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One kind of endpoint, and the fields that this server accepts."""
+    """The request and answer format of one kind of endpoint, with the fields that this server accepts."""
 
     id: str
     path: str
@@ -81,22 +81,19 @@ class Dialect:
 
     @property
     def fewer(self) -> Iterator["Dialect"]:
-        """
-        Return the dialect with the next change of a field, for a server that refuses a request without naming the
-        field.
-        """
+        """The dialect with the next change of a field, for a server that refuses a request without naming the field."""
         renamed = [self.without(self.limit[0])] if len(self.limit) > 1 else []
         plain = [self.without("temperature")] if self.temperature else []
         yield from (*plain, *renamed, *(each.without("temperature") for each in renamed if plain))
 
     @property
     def without_version(self) -> "Dialect":
-        """Return the dialect for a server whose API is not under ``/v1``."""
+        """The dialect for a server whose API is not under ``/v1``."""
         return replace(self, path=self.path.removeprefix("/v1"))
 
     def body(self, turns: tuple[Turn, ...], model: str | None, answer_tokens: int, **more: Any) -> dict[str, Any]:
         """
-        Build the request body in this dialect for *turns*.
+        Return the request body in this dialect for the messages *turns*.
 
         The dialect translates ``stream``, ``stop`` and ``logprob`` in *more*. All other fields are sent unchanged.
         """
@@ -125,7 +122,7 @@ class Dialect:
         return made | (dict(self.ask_logprob) if logprob else {})
 
     def words(self, page: Any, *, streamed: bool = False) -> tuple[str, str]:
-        """Return text and reasoning of a *page* in this dialect: a whole answer, or one event of a stream."""
+        """Return the text and the reasoning of a *page* in this dialect: a whole answer, or one event of a stream."""
         if streamed and self.delta_of:
             name = self.delta_of.get(str(page.get("type"))) if isinstance(page, dict) else None
             return (str(page.get(name) or "") if name else "", "")
@@ -133,19 +130,19 @@ class Dialect:
         return _text(page, text), _text(page, thought)
 
     def finished(self, page: Any) -> str | None:
-        """Return the finish reason of a *page* in this dialect, as chat completions would name it."""
+        """Return the finish reason of a *page* in this dialect, in the words of chat completions; None if it has none."""
         found = next((value for path in self.finish for value in _at(page, path) if isinstance(value, str)), None)
         if self.id == "responses" and found not in (*_FINISH, "content_filter"):
             return None
         return _FINISH.get(found, found) if found else None
 
     def first_logprob(self, page: Any) -> float | None:
-        """Return the log-probability of the answer's first token in a *page* of this dialect."""
+        """Return the log-probability of the answer's first token in a *page* of this dialect; None if not reported."""
         values = (value for path in self.logprob for value in _at(page, path))
         return next((float(value) for value in values if isinstance(value, int | float)), None)
 
     def counts(self, page: Any) -> Counts | None:
-        """Return the token counts in a *page* of this dialect; None if it reports none."""
+        """Return the token counts in a *page* of this dialect; None if not reported."""
         for path in self.usage:
             for found in _at(page, path):
                 if isinstance(found, dict):
@@ -161,7 +158,7 @@ def _count(usage: Any, names: tuple[str, ...]) -> int | None:
 
 
 def _whole(value: Any) -> Any:
-    """Convert a count that a server writes as ``7.0`` or ``"7"`` to an integer. Return anything else unchanged."""
+    """Return a count that a server writes as ``7.0`` or ``"7"`` as an integer, and any other value unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 17:
@@ -178,7 +175,7 @@ def _text(page: Any, paths: tuple[str, ...]) -> str:
 
 
 def _at(page: Any, path: str) -> Iterator[Any]:
-    """Return the values at the dotted *path* of a dialect in the answer *page*."""
+    """Yield the values at the dotted *path* of a dialect in the answer *page*."""
     name, _, rest = path.partition(".")
     inner: list[Any] = []
     if isinstance(page, list):

@@ -23,7 +23,7 @@ _SAYS_LENGTH = ("long", "length", "context", "token", "exceed", "large", "maximu
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the checks of refusals and errors, except those that need all answers of the run."""
+    """Yield the results of the checks of refusals and errors, except of those that need all answers of the run."""
     yield from _over_length(exam)
     yield _key(exam)
     yield _wrong(exam, "error-model", {"model": _NO_MODEL}, (400, 403, 404, 422), f"model {_NO_MODEL}")
@@ -40,10 +40,7 @@ def _over_length(exam: Examination) -> Iterator[Result]:
 
 
 def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Reply | None]:
-    """
-    Return the refusals of a request that is too long, one without and one with a stream. The search has sent at least
-    one of these requests.
-    """
+    """Return the refusals of a request that is too long, without and with a stream; None for one that was not sent."""
     if limit is None or limit.fails is None:
         return None, None
     sent = [each.reply for each in exam.sent if each.tokens >= limit.fails.tokens and not accepted(each)]
@@ -116,7 +113,7 @@ def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> R
 
 
 def _not_of_the_stream(exam: Examination, reply: Reply, plain: Reply | None) -> str:
-    """Explain why a wrong refusal in a stream is not the fault of the stream; empty if it is."""
+    """Return why a wrong refusal in a stream is not the fault of the stream; empty if the stream causes it."""
     if reply.ending == "limited":
         return "the server limits its rate"
     if exam.is_broken("error-length-status") or exam.facts.get("dead") or reply.status in GIVEN_UP:
@@ -166,7 +163,7 @@ def _after(exam: Examination) -> Result:
 
 
 def judge_whole(exam: Examination) -> Iterator[Result]:
-    """Judge the checks of refusals and errors that need all answers of the run."""
+    """Yield the results of the checks of refusals and errors that need all answers of the run."""
     replies = exam.wire.replies
     inside = [
         each for each in replies if each.status == 200 and ((each.error_inside and not each.streamed) or _empty(each))

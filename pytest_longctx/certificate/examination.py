@@ -1,4 +1,4 @@
-"""State of one endpoint under examination: the facts known so far, and how a check sends a request."""
+"""State of one endpoint under examination: the known facts, and the way in which a check sends a request."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,8 @@ from pytest_longctx.redaction import shown
 _LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_input_tokens")
 _META_LENGTHS = (*_LENGTHS, "n_ctx")
 """
-Fields of a model's row, also in its ``meta``. llama.cpp's ``n_ctx_train`` is not served if ``n_ctx`` is there too.
+Fields of a model's row, or of its ``meta``, with the context length. llama.cpp's ``n_ctx_train`` is ignored beside
+``n_ctx``.
 """
 SMALL = (("user", "Hello. Reply with one word."),)
 _ABSENT = (404, 405)
@@ -30,12 +31,12 @@ _INVALID = (400, 422)
 
 
 class Unaskable(LongctxError):  # noqa: N818 - it states what the endpoint does
-    """The endpoint serves no dialect, so nothing can be judged."""
+    """The endpoint serves no known dialect, so nothing can be judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A prompt of filler and its answer."""
+    """A prompt of filler words and its answer."""
 
     tokens: int
     """Tokens of the prompt, by the ruler."""
@@ -44,7 +45,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Examination:
-    """State that all checks share."""
+    """The state of an examination, which all checks share."""
 
     wire: Wire
     model: str | None = None
@@ -100,11 +101,14 @@ class Examination:
         return bool(self.fields.get("stream"))
 
     def ask(self, turns: tuple[Turn, ...], answer_tokens: int, **more: Any) -> Reply:
-        """Send a request to the examined endpoint in the dialect that it serves. Raises `OverBudget`."""
+        """
+        Send a request to the examined endpoint in the dialect that it serves, and return the answer. Raises
+        `OverBudget`.
+        """
         return self.wire.ask(self.dialect, turns, more.pop("model", self.model), answer_tokens, **more)
 
     def fill(self, tokens: int, answer_tokens: int = 1, **more: Any) -> Sent:
-        """Send a new filler prompt of *tokens* to the examined endpoint, and keep the answer."""
+        """Send a new filler prompt of *tokens* to the examined endpoint, and return the prompt with its answer."""
         made = self.ruler.made(tokens)
         expected = made if self.ruler.counted else None
         reply = self.ask(self.ruler.turns(self.rng, tokens), answer_tokens, expected=expected, **more)
@@ -113,13 +117,13 @@ class Examination:
         return sent
 
     def answer(self, quest: Quest, tokens: int | None = None, **more: Any) -> Reply:
-        """Request the codes of *quest*, a text of about *tokens*, from the examined endpoint."""
+        """Request the codes of *quest*, a text of about *tokens*, from the examined endpoint, and return the answer."""
         room = answer_room(len(quest.asked)) + self.reasoning_tokens
         expected = int(tokens * 1.1) if tokens is not None and self.ruler.counted else None
         return self.ask(quest.turns, room, expected=expected, **more)
 
     def natural(self, *tokens: int) -> str:
-        """Choose the lengths of natural texts. They are in tokens if tokens are counted, otherwise in words."""
+        """Return the lengths of natural texts as text: in tokens if tokens are counted, otherwise in letters."""
         listed = ", ".join(f"{each:,}" for each in tokens)
         return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 
@@ -128,17 +132,23 @@ class Examination:
         return any(each.check == check and each.word == "broken" for each in self.results)
 
     def affords(self, tokens: int) -> bool:
-        """Return whether the examination's budget allows *tokens* more."""
+        """Return whether the examination's budget allows *tokens* more tokens."""
         return self.wire.budget.left() >= tokens * 1.02 + 512
 
 
 def answer_room(codes: int) -> int:
-    """Return the answer tokens to allow when a certificate's prompt asks for that many codes, with some words around them."""
+    """
+    Return the number of answer tokens to allow for *codes* codes of a certificate's prompt, with some words around
+    them.
+    """
     return min(256, 24 + 12 * codes)
 
 
 def list_models(exam: Examination) -> None:
-    """Read ``/v1/models`` of the examined endpoint: the model's name if there is one model only, and its context length."""
+    """
+    Store the facts of the examined endpoint's ``/v1/models``: the model's name if it lists only one, and its context
+    length.
+    """
     entries = _entries(exam, "/v1/models") or _entries(exam, "/models")
     ids = [str(entry["id"]) for entry in entries if isinstance(entry.get("id"), str)]
     exam.fields["models"] = len(ids) or None
@@ -157,7 +167,7 @@ def list_models(exam: Examination) -> None:
 
 
 def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
-    """Return the rows of the examined endpoint's model list at *path*; empty if it has none."""
+    """Return the rows of the examined endpoint's model list at *path*; empty if the endpoint has no list."""
     response = exam.wire.get(path)
     if response is None or response.status_code != 200:
         return []
@@ -186,7 +196,10 @@ def find_dialects(exam: Examination, wanted: str | None = None) -> None:
 
 
 def _ask_each(exam: Examination, dialects: Iterable[Dialect]) -> tuple[list[str], bool]:
-    """Try *dialects* on the examined endpoint. Return the error of each unserved one, and whether every path is missing."""
+    """
+    Try *dialects* on the examined endpoint. Return the error of each unserved dialect, and whether every path is
+    missing.
+    """
     said: list[str] = []
     absent = True
     served: dict[str, str] = exam.fields.setdefault("dialects", {})
@@ -215,7 +228,10 @@ def _remedy(exam: Examination) -> str:
 
 
 def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
-    """Send a request in *dialect*, and omit each field that the endpoint refuses by name."""
+    """
+    Send a request in *dialect*, without the fields that the endpoint refuses by name. Return the accepted dialect and
+    the answer.
+    """
     reply = exam.wire.ask(dialect, SMALL, exam.model, _ANSWERS[0])
     for name in ("max_tokens", "temperature"):
         if reply.status in _INVALID and name in reply.error and name in (*dialect.limit, "temperature"):
@@ -237,7 +253,7 @@ def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
 
 
 def _find_least_answer(exam: Examination) -> None:
-    """Find out whether the examined endpoint serves answers of one token. If not, all requests ask for longer answers."""
+    """Check whether the examined endpoint serves answers of one token. If not, all requests ask for longer answers."""
     if exam.dialect.least_answer == 1 and exam.ask(SMALL, 1).status in _INVALID:
         exam.found_dialect = replace(exam.dialect, least_answer=_ANSWERS[0])
     exam.fields["least_answer"] = exam.dialect.least_answer
@@ -253,6 +269,6 @@ def _find_stream(exam: Examination) -> None:
 
 
 def affordable(exam: Examination, tokens: int) -> None:
-    """Check that the budget of the certificate allows *tokens* more, before a prompt is built. Raises `OverBudget`."""
+    """Check that the certificate's budget allows *tokens* more, before a prompt is made. Raises `OverBudget`."""
     if not exam.affords(tokens):
         raise OverBudget(f"the budget has {exam.wire.budget.left():,} tokens left; about {tokens:,} are needed")

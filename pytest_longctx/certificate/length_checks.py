@@ -26,18 +26,18 @@ _STRANGE = 3
 
 @dataclass(slots=True)
 class Limit:
-    """The longest prompt that was served with a one-token answer, and the shortest that was not."""
+    """The longest prompt that was served with a one-token answer, and the shortest prompt that was not served."""
 
     works: Sent | None = None
     fails: Sent | None = None
     refusals: list[Sent] = field(default_factory=list)
     stopped: str = ""
-    """Why the search ended early, before both sides of the limit were neighbours; empty if it did not."""
+    """The reason why the search ended before both sides of the limit were adjacent; empty if it did not."""
     answer_tokens: int = 1
     """Answer tokens requested at each length."""
     counts_answer: bool | None = None
     rule: str = ""
-    """What the limit counts, if not tokens."""
+    """The unit that the limit counts, if not tokens."""
     context: int | None = None
     """The limit that a provider states: tokens of the prompt, or of prompt and answer together."""
 
@@ -51,7 +51,7 @@ class Limit:
 
 
 def accepted(sent: Sent) -> bool:
-    """Return whether a prompt of this length was accepted: the answer has text, or a token without text."""
+    """Return whether the endpoint accepted a prompt of this length: the answer has text, or a token without text."""
     return accepted_reply(sent.reply)
 
 
@@ -61,7 +61,7 @@ def accepted_reply(reply: Reply) -> bool:
 
 
 def search(exam: Examination) -> Limit:
-    """Search the length limit within the budget: the longest prompt served and the shortest that is not."""
+    """Return the length limit, found within the budget: the longest prompt served and the shortest not served."""
     limit = Limit(answer_tokens=max(1, exam.dialect.least_answer))
     allowed, strange = int(exam.wire.budget.left() * _SEARCH_SHARE), 0
     began = exam.wire.budget.spent
@@ -97,7 +97,7 @@ def alive(exam: Examination) -> bool:
 
 
 def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], step: int) -> int | None:
-    """Return the next prompt length to try; None if both sides of the limit are neighbours."""
+    """Return the next prompt length to try; None if the two sides of the limit are adjacent."""
     unit = (
         1 if exam.ruler.exact and len(exam.ruler.tails) >= exam.ruler.per_word else max(1, round(exam.ruler.per_word))
     )
@@ -120,7 +120,7 @@ def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], s
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Search the length limit and judge the length checks."""
+    """Search the length limit, and yield the results of the length checks."""
     limit = exam.facts["limit"] = search(exam)
     yield from _claims(exam, limit)
     yield _sides(exam, limit)
@@ -139,7 +139,7 @@ def _claims(exam: Examination, limit: Limit) -> Iterator[Result]:
 
 
 def span(exam: Examination, limit: Limit) -> str:
-    """Describe the length limit and its interval in one sentence."""
+    """Return the length limit and its interval in one sentence."""
     if limit.longest is None:
         return "no filler prompt was served"
     served = limit.works.reply.prompt if limit.works else None
@@ -181,7 +181,7 @@ def _claim(exam: Examination, limit: Limit) -> Result:
 
 
 def _not_below(exam: Examination, limit: Limit, claim: int, spare: float) -> str:
-    """Explain why a limit below *claim* may still agree with it; empty if it does not agree."""
+    """Return why a limit below *claim* may still agree with the claim; empty if it does not agree."""
     if limit.fails is None:
         return limit.stopped or "the limit was not reached"
     if not exam.ruler.counted:
@@ -214,7 +214,7 @@ def _listed(exam: Examination, limit: Limit) -> Result:
 
 
 def _short(limit: Limit, sent: Sent, answered: int) -> Result:
-    """State what an answer with fewer tokens than requested shows about the limit, for a prompt right at it."""
+    """Return the result that an answer with fewer tokens than requested gives for a prompt right at the limit."""
     asked, ended = sent.reply.answer_tokens, sent.reply.finish
     seen = f"max_tokens {asked} after {limit.longest:,} tokens: {answered} answered, ended by {ended}"
     if sent.reply.finish != "length":
@@ -243,7 +243,7 @@ def _counted(exam: Examination, limit: Limit) -> Result:
 
 
 def _with_answer(limit: Limit, larger: Sent) -> Result:
-    """State what the answer to the longest prompt shows about the limit, with more answer tokens than in the search."""
+    """Return the result that the answer to the longest prompt gives, with more answer tokens than in the search."""
     asked = larger.reply.answer_tokens
     answered = larger.reply.counts.answer if larger.reply.counts else None
     if answered is None:
@@ -256,7 +256,7 @@ def _with_answer(limit: Limit, larger: Sent) -> Result:
 
 
 def _without_answer(limit: Limit, shorter: Sent) -> Result:
-    """State what a *shorter* prompt shows about the limit, if the longest prompt is refused with a longer answer."""
+    """Return the result that a *shorter* prompt gives if the longest prompt with a longer answer is refused."""
     asked, longest = shorter.reply.answer_tokens, limit.longest or 0
     if not accepted(shorter):
         return unmeasured("length-counted", f"{shorter.tokens:,} tokens with max_tokens {asked}: {shorter.reply.said}")
@@ -270,9 +270,8 @@ def _without_answer(limit: Limit, shorter: Sent) -> Result:
 
 def _asking(exam: Examination, tokens: int) -> Sent | None:
     """
-    Make a prompt of *tokens* that asks for a long answer, because models often answer mere filler in few words.
-
-    Return None if the length is not exact.
+    Send a prompt of *tokens* that asks for a long answer, because models often answer filler in few words; None if the
+    length is not exact.
     """
     ruler, small = exam.ruler, 2 * exam.ruler.least
     if not ruler.exact:
@@ -293,9 +292,7 @@ def _asking(exam: Examination, tokens: int) -> Sent | None:
 
 def _by_size(exam: Examination, limit: Limit) -> str:
     """
-    Explain that the limit counts bytes, as a proxy's limit does: the same number of tokens is served with shorter
-    words.
-
+    Return the text that the limit counts bytes, as a proxy does, because as many tokens of shorter words are served.
     Empty if that is not so, or if the refusals name a limit in tokens.
     """
     near = (limit.longest, (limit.longest or 0) + limit.answer_tokens)
@@ -373,7 +370,7 @@ def _told(exam: Examination, limit: Limit) -> Result:
 
 
 def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) -> str:
-    """Explain why *limits*, named by the refusals, cannot be compared with the measured *limit*; empty if they can."""
+    """Return why *limits*, as named in refusals, cannot be compared with the measured *limit*; empty if they can."""
     if limit.rule:
         return f"the limit is {limit.rule}"
     if limits == {()}:
@@ -386,7 +383,7 @@ def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) ->
 
 
 def above(exam: Examination, reply: Reply) -> bool:
-    """Return whether *reply* belongs to a request above the length limit."""
+    """Return whether *reply* answers a request above the length limit."""
     limit: Limit | None = exam.facts.get("limit")
     if limit is None or limit.fails is None:
         return False

@@ -1,4 +1,4 @@
-"""Output of a certificate: lines for a terminal, an HTML page, JSON, and a Markdown badge."""
+"""Outputs of a certificate: lines for a terminal, an HTML page, JSON, and a Markdown badge."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _COLOURS = {"broken": "red", "unmeasured": "lightgrey", "holds": "green"}
 
 
 def lines(certificate: Certificate) -> Iterator[str]:
-    """Return the certificate as lines for a terminal, broken checks first."""
+    """Yield the certificate as lines for a terminal, broken checks first."""
     for word in WORDS:
         for result in certificate.results:
             if result.word == word == "holds":
@@ -65,7 +65,7 @@ def badge(certificate: Certificate) -> str:
 
 
 def check_html() -> None:
-    """Check before any request that Jinja2, which the HTML page needs, is installed. Raises `UsageError`."""
+    """Raise `UsageError`, before any request, unless Jinja2 is installed, which the HTML page needs."""
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
     except ImportError:

@@ -1,4 +1,4 @@
-"""The answer to one request: the parts that arrived, and how the request ended."""
+"""The answer to one request: the parts that arrived, and the way in which the request ended."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pytest_longctx.certificate.dialects import Counts, Dialect
 LETTERS_PER_TOKEN: Final = 24
 """Most letters per answer token, on average over an answer. Used if the server does not count the answer."""
 _CERTAIN: Final = 4
-"""A factor above that limit. No tokenizer reaches it, even if one stream event has many tokens."""
+"""Factor above the token limit that no tokenizer reaches, even if one stream event has many tokens."""
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
 """
@@ -21,7 +21,7 @@ Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one request. Times are seconds of a monotonic clock."""
+    """The answer to one request. Its times are seconds of a monotonic clock."""
 
     ending: Ending
     status: int | None = None
@@ -75,7 +75,7 @@ class Reply:
 
     @property
     def said(self) -> str:
-        """Return status and message of the reply in one line."""
+        """Status and message of the reply in one line."""
         code = "no status" if self.status is None else f"HTTP {self.status}"
         return f"{code} {' '.join(self.error.split())[:200]}".strip()
 
@@ -98,7 +98,7 @@ class Reply:
 
 def told(text: str) -> list[int]:
     """
-    Return the numbers that the message of a refused request gives as the length limit.
+    Return the numbers that the message of a refused request states as the length limit.
 
     >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
     ([128000], [200000])
@@ -112,7 +112,8 @@ def told(text: str) -> list[int]:
 
 def numbers(text: str) -> list[int]:
     """
-    Return the numbers in the message of a refused request that may be the length limit: named so, or near a word about lengths.
+    Return the numbers in the message of a refused request that may be the limit: named so, or near a word about
+    lengths.
 
     >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
     [128000]
@@ -127,7 +128,7 @@ def numbers(text: str) -> list[int]:
 
 @dataclass(slots=True)
 class Arrived:
-    """Collects the parts of one answer as they arrive."""
+    """Collector of the parts of one answer as they arrive."""
 
     dialect: Dialect
     most_tokens: int
@@ -141,7 +142,7 @@ class Arrived:
 
     @property
     def endless(self) -> bool:
-        """Whether the text is far longer than its limit allows. Such a server ignores the limit."""
+        """Whether the text is far longer than its limit allows, so that the server ignores the limit."""
         most = LETTERS_PER_TOKEN * self.most_tokens
         return (
             "error" not in self.found
@@ -150,7 +151,7 @@ class Arrived:
         )
 
     def page(self, page: Any, *, streamed: bool, now_s: float) -> None:
-        """Add one answer, or one event of a stream."""
+        """Add one answer, or one event of a stream, to the collected parts."""
         error = page.get("error") if isinstance(page, dict) else None
         if error or (isinstance(page, dict) and page.get("object") == "error"):
             self.found["error"] = message_of(error or page)

@@ -12,13 +12,13 @@ Word = Literal["holds", "broken", "unmeasured"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check of the table."""
+    """One check in the table of checks."""
 
     id: str
     group: str
     asserts: str
     do: str
-    """What a provider can do if the check is broken."""
+    """Advice for the provider if the check is broken."""
     explained_by: tuple[str, ...] = ()
     """Checks that can cause the same fault. If one of them is broken, this check is unmeasured."""
 
@@ -34,7 +34,7 @@ class Result:
     asked: str = ""
     allowed: str = ""
     because: str = ""
-    """Why it is unmeasured."""
+    """The reason why the check is unmeasured."""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -47,7 +47,7 @@ class Result:
         return {"group": about.group, "asserts": about.asserts, **asdict(self), **do}
 
     def lines(self) -> Iterator[str]:
-        """Return the result of one check as lines for a terminal and for JUnit."""
+        """Yield the result of one check as lines for a terminal and for JUnit."""
         yield f"{self.check}: {self.about.asserts}: {self.word}"
         rows = (("asked", self.asked), ("seen", self.seen), ("allowed", self.allowed), ("because", self.because))
         yield from (f"  {word:<8} {text}" for word, text in rows if text)
@@ -84,7 +84,10 @@ def checks() -> Mapping[str, Check]:
 
 
 def explained(results: Iterable[Result]) -> Iterator[Result]:
-    """Return the *results* with one broken check for each fault. A check that another broken check explains is unmeasured."""
+    """
+    Yield the *results* with one broken check for each fault. A check that another broken check explains becomes
+    unmeasured.
+    """
     given = list(results)
     wrong = {each.check for each in given if each.word == "broken"}
     for each in given:

@@ -1,4 +1,4 @@
-"""Run every check against one endpoint, cheap requests before expensive ones."""
+"""Run every check against one endpoint, cheap requests before expensive requests."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ SMALL_TOKENS = 40_000
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Everything that one run found out about an endpoint."""
+    """The results and the facts of one run against an endpoint."""
 
     url: str
     model: str | None
@@ -89,7 +89,10 @@ class Certificate:
         return 0 if self.count("holds") else 2
 
     def metrics(self) -> dict[str, float | None]:
-        """Return the figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`."""
+        """
+        Return the figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`;
+        None if not measured.
+        """
         return {
             "context_tokens": self.context,
             "longest_served_tokens": self.longest,
@@ -99,7 +102,7 @@ class Certificate:
         }
 
     def observe(self) -> Observation:
-        """Convert the certificate to evidence for a verdict on a claim."""
+        """Return the certificate as evidence for a verdict on a claim."""
         said = "; ".join(f"{each.check}: {each.seen}" for each in self.results if each.word == "broken")
         return Observation("serves" if self.count("holds") else None, self.metrics(), phase="request", said=said[:500])
 
@@ -131,7 +134,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A user's request for a certificate."""
+    """The user's request for a certificate."""
 
     url: str
     model: str | None = None
@@ -145,7 +148,7 @@ class Wanted:
     """The dialect to use; None to use the first one that is served."""
 
     def wire(self) -> Wire:
-        """Return the connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
+        """Return a connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
         try:
             place = UrlLauncher(self.url)
         except UsageError as problem:
@@ -159,7 +162,7 @@ class Wanted:
 
 
 def plan(wanted: Wanted, host: str) -> Iterator[str]:
-    """State before any request what a certificate run would send at most, and its cost."""
+    """Yield lines that state, before any request, the most that a certificate run would send, and its cost."""
     budget = wanted.budget
     limit = f"{budget.tokens:,} tokens" if budget.tokens is not None else f"${budget.money:,.2f}"
     yield f"longctx certify {host}: at most {limit} will be sent, including refused and repeated requests"
@@ -186,7 +189,7 @@ def _most_cost(prices: Prices, tokens: int) -> float | None:
 
 def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) -> Certificate:
     """
-    Run every check against one endpoint.
+    Run every check against one endpoint, and return the certificate.
 
     Raises `Unaskable` if the endpoint serves no dialect, and `OverBudget` if the budget is too small to start.
     """
@@ -209,7 +212,10 @@ def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) ->
 
 
 def _begin(exam: Examination, dialect: str | None) -> str:
-    """Find out how to send requests. Return an explanation if the first answers already decide all checks; empty if not."""
+    """
+    Find the dialect and the calibration. Return an explanation if the first answers already decide all checks; empty if
+    not.
+    """
     try:
         list_models(exam)
         find_dialects(exam, dialect)

@@ -13,15 +13,15 @@ from pytest_longctx.prompts.corpus import endless
 from pytest_longctx.prompts.needles import MATERIALS, OBJECTS
 
 WORDS: Final = (" the", " and", " for", " was", " you", " has", " his", " her")
-"""Filler: common words of three letters. Every tokenizer that we know gives them the same number of tokens."""
+"""Filler words of three letters, which have an equal number of tokens in every known tokenizer."""
 OPENING_WORDS: Final = 24
-"""Words drawn at random at the start of a filler. No two prompts share their first sixteen tokens."""
+"""Number of random words at the start of a filler, so that no two prompts share their first sixteen tokens."""
 COUNTING: Final = "Task: count from 1 to 900 in digits, separated by commas, and write nothing else."
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A code that a model cannot guess. Its *depth* in the text is from 0, the start, to 1, the end."""
+    """A code that a model cannot guess, at a *depth* of the text from 0, the start, to 1, the end."""
 
     thing: str
     code: str
@@ -34,7 +34,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Quest:
-    """A text with facts. The question for some of them is at its start and at its end."""
+    """A text with facts. The question for some of the facts is at its start and at its end."""
 
     turns: tuple[Turn, ...] = field(repr=False)
     asked: tuple[Fact, ...]
@@ -45,7 +45,7 @@ class Quest:
 
     def found(self, answer: str) -> tuple[bool, ...]:
         """
-        For each requested fact, whether *answer* contains its code as a separate number.
+        Return, for each requested fact, whether *answer* contains its code as a separate number.
 
         >>> Quest((), (Fact("a", "1234567", 0), Fact("b", "7654321", 1))).found("1,234,567 and 97654321")
         (True, False)
@@ -55,15 +55,15 @@ class Quest:
 
 def has(answer: str, code: str) -> bool:
     """
-    Return whether *answer* has the *code* of a certificate's text as a separate number, also with commas or blanks in
-    it.
+    Return whether *answer* has the *code* of a certificate's text as a separate number, also with commas or blanks
+    inside.
     """
     digits = r"[ ,]?".join(code)
     return re.search(rf"(?<!\d){digits}(?!\d)", answer) is not None
 
 
 def facts(rng: np.random.Generator, count: int) -> tuple[Fact, ...]:
-    """Draw *count* facts (things with codes), spread evenly over a text."""
+    """Return *count* random facts (things with codes), spread evenly over a text."""
     places = rng.choice(len(MATERIALS) * len(OBJECTS), size=count, replace=False)
     things = [f"{MATERIALS[place // 10]} {OBJECTS[place % 10]}" for place in places]
     codes = [str(code) for code in rng.choice(9_000_000, size=count, replace=False) + 1_000_000]
@@ -89,7 +89,7 @@ def task(asked: Iterable[Fact]) -> str:
 
 
 def story(rng: np.random.Generator, characters: int, stated: tuple[Fact, ...]) -> list[str]:
-    """Make sentences of about *characters* characters, with each stated fact at its depth."""
+    """Return sentences of about *characters* characters in total, with each fact at its depth."""
     seed = int(rng.integers(2**32))
     text, source = "", endless(seed)
     while len(text) < characters:
@@ -105,7 +105,7 @@ def story(rng: np.random.Generator, characters: int, stated: tuple[Fact, ...]) -
 
 def quest(rng: np.random.Generator, characters: int, count: int, *, turns: int = 1) -> Quest:
     """
-    Make a text of about *characters* characters with *count* facts and the question for all; with *turns*, a
+    Return a text of about *characters* characters with *count* facts and the question for all of them; with *turns*, a
     conversation.
     """
     drawn = facts(rng, count)
@@ -124,12 +124,12 @@ def quest(rng: np.random.Generator, characters: int, count: int, *, turns: int =
 
 
 def single(whole: Quest, fact: Fact) -> Quest:
-    """Return the text of *whole* with the question for one *fact* only."""
+    """Return the text of *whole* with the question for one *fact* alone."""
     old, new = task(whole.asked), task((fact,))
     return Quest(tuple((role, text.replace(old, new)) for role, text in whole.turns), (fact,))
 
 
 def filler(rng: np.random.Generator, words: tuple[str, ...], count: int, *, tail: str = "") -> tuple[Turn, ...]:
-    """Make a prompt of *count* filler *words* and *tail*. The first words are drawn at random."""
+    """Return a prompt of *count* filler *words* and *tail*. The first words are random."""
     opening = "".join(words[place] for place in rng.integers(0, len(words), size=min(count, OPENING_WORDS)))
     return (("user", f"Note:{opening}{words[0] * max(0, count - OPENING_WORDS)}{tail}"),)

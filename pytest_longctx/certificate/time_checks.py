@@ -1,5 +1,5 @@
 """
-Time checks: time to first token by length, rates, pauses, and how rate limits are reported. None judges the size of a
+Time checks: time to first token by length, rates, pauses, and the report of rate limits. No check judges the size of a
 figure.
 """
 
@@ -32,7 +32,7 @@ _READ_TIMES = 3
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the timing checks that need requests of their own."""
+    """Yield the results of the timing checks that need requests of their own."""
     yield _stream(exam)
     yield _read_once(exam)
 
@@ -66,7 +66,7 @@ def _stream(exam: Examination) -> Result:
 
 
 def _counter(exam: Examination) -> float | None:
-    """Read the server's own counter of prompt tokens, to find prompts that were computed twice; None without a counter."""
+    """Return the server's own counter of prompt tokens, to find prompts that were computed twice; None without a counter."""
     response = exam.wire.get("/metrics")
     if response is None or response.status_code != httpx.codes.OK:
         return None
@@ -109,7 +109,7 @@ def _read_once(exam: Examination) -> Result:
 
 
 def judge_whole(exam: Examination) -> Iterator[Result]:
-    """Judge the timing checks that need all answers of the run."""
+    """Yield the results of the timing checks that need all answers of the run."""
     replies = exam.wire.replies
     yield _rate_limit(replies)
     yield _silence(replies)

@@ -19,7 +19,7 @@ from pytest_longctx.certificate.texts import Quest, quest, single
 CODES = 12
 SHORT_TOKENS = 900
 REASONING_TOKENS = 2048
-"""Tokens for the reasoning of a model before its answer."""
+"""Number of tokens for the reasoning of a model before its answer."""
 _LENGTHS = 4096
 _SPREAD = 1.25
 """
@@ -37,14 +37,14 @@ PARTS: tuple[Part, ...] = ("head", "middle", "tail", "scattered")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of a text, and which of its codes were found."""
+    """An answer about one text, and the codes of the text that the answer has."""
 
     tokens: int
-    """The prompt length by the calibration. A server may count only what it kept."""
+    """The prompt length in tokens by the calibration. A server may count only the tokens that it kept."""
     found: tuple[bool, ...]
     reply: Reply = field(repr=False)
     cut: bool = False
-    """Whether the answer ended at its token limit. A missing code is not lost then."""
+    """Whether the answer ended at its token limit, so that a missing code may not be lost."""
 
     @property
     def whole(self) -> bool:
@@ -52,13 +52,13 @@ class Reading:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the answer ended during reasoning. A weak model writes about other things up to the limit."""
+        """Whether the answer ended during reasoning: a weak model may write about other things up to the limit."""
         text = self.reply.text.lstrip()
         return self.cut and bool(self.reply.thought or not text or text.startswith("<"))
 
     @property
     def part(self) -> Part:
-        """Where codes are missing from the answer: head, middle, tail or scattered."""
+        """The part of the text whose codes are missing from the answer: head, middle, tail or scattered."""
         return part_of(self.found)
 
     @property
@@ -68,7 +68,7 @@ class Reading:
 
 def part_of(found: Sequence[bool]) -> Part:
     """
-    Name the part of the text that was dropped, from the places of the lost codes.
+    Return the part of the text that was dropped, from the places of the lost codes.
 
     >>> part_of([False, False, True]), part_of([True, False, True]), part_of([False, True, False, True])
     ('head', 'middle', 'scattered')
@@ -83,8 +83,8 @@ def part_of(found: Sequence[bool]) -> Part:
 
 def recall(exam: Examination) -> Iterator[Result]:
     """
-    Judge whether the model recalls codes in short texts, and calibrate characters per token. Without recall, no
-    truncation can be detected.
+    Yield whether the model recalls codes in short texts, and calibrate characters per token. Without recall, truncation
+    cannot be detected.
     """
     name = "truncation-recall"
     short, again = _short(exam, "all")
@@ -110,14 +110,14 @@ def recall(exam: Examination) -> Iterator[Result]:
 
 
 def _short(exam: Examination, how: str) -> tuple[Reading, Reading]:
-    """Read two short texts. If all codes were found in both, store *how* codes are requested."""
+    """Return the readings of two short texts. If all codes were found in both, store *how* codes are requested."""
     first, second = read(exam, SHORT_TOKENS, how=how), read(exam, 2 * SHORT_TOKENS, how=how)
     exam.recall = how if first.whole and second.whole else ""
     return first, second
 
 
 def _no_recall(short: Reading) -> str:
-    """Explain why codes of a *short* text were not found."""
+    """Return why codes of a *short* text were not found."""
     if not short.reply.served:
         return f"the server did not answer questions about codes: {short.reply.said}"
     if short.unfinished:
@@ -130,7 +130,7 @@ def _all_found(exam: Examination, short: Reading, longer: Reading) -> str:
 
 
 def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
-    """Calibrate the characters per token of natural text from two readings."""
+    """Calibrate the number of characters per token of natural text from two readings."""
     low, high = short.reply, longer.reply
     if low.prompt and high.prompt and high.prompt > low.prompt:
         exam.characters_per_token = (high.prompt_characters - low.prompt_characters) / (high.prompt - low.prompt)
@@ -138,7 +138,7 @@ def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
 
 
 def read(exam: Examination, tokens: int, *, how: str = "", turns: int = 1) -> Reading:
-    """Read a new text of about *tokens* and request its codes. Raises `OverBudget`."""
+    """Send a new text of about *tokens*, request its codes, and return the reading. Raises `OverBudget`."""
     how = how or exam.recall
     made = quest(exam.rng, int(tokens * exam.characters_per_token), CODES, turns=turns)
     if how == "all":
@@ -175,7 +175,10 @@ def lengths(exam: Examination) -> list[int]:
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge truncation: read longer and longer texts. If codes are lost, find the length at which that begins."""
+    """
+    Yield the results of truncation for longer and longer texts. If codes are lost, find the length at which the loss
+    begins.
+    """
     if not exam.recall:
         because = "the model does not answer such questions even in a short text (truncation-recall)"
         yield from (unmeasured(f"truncation-{part}", because) for part in (*PARTS, "turns"))
@@ -220,7 +223,10 @@ def _parts(exam: Examination, readings: list[Reading], because: str) -> Iterator
 
 
 def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
-    """Judge whether lost codes are a truncation: read another text, find where truncation begins, and compare."""
+    """
+    Yield whether lost codes mean truncation: read another text, find the length at which truncation begins, and
+    compare.
+    """
     try:
         again = read(exam, last.tokens)
         below, above = onset(exam, last)
@@ -250,7 +256,7 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
 
 
 def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
-    """Find where truncation begins: the longest text read completely, and one at most a quarter longer that is not."""
+    """Return where truncation begins: the longest text read completely, and a text at most a quarter longer that is not."""
     below = exam.facts.get("read_tokens") or SHORT_TOKENS
     above = lost
     while above.tokens > _SPREAD * below:
@@ -266,7 +272,7 @@ def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
 
 
 def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: Reading) -> Part | None:
-    """Name the truncated part of the text; None if chance or a weak model also explains the lost codes."""
+    """Return the truncated part of the text; None if chance or a weak model also explains the lost codes."""
     readings = (above, repeated, last, again)
     # A text that is cut still has its start or its end, with a code: if all are lost, the model does not answer.
     if not below or any(each.whole or each.cut for each in readings) or not any(last.found + again.found):
@@ -312,7 +318,10 @@ def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
 
 
 def _talk(exam: Examination, tokens: int) -> Result:
-    """Judge truncation of two conversations that are nearly as long as a text of *tokens* that was read in one message."""
+    """
+    Return the truncation of two conversations that are nearly as long as a text of *tokens* that was read in one
+    message.
+    """
     name = "truncation-turns"
     reading, again = (read(exam, int(tokens * _NEARLY), turns=_TURNS) for _ in range(2))
     if not (reading.reply.served and again.reply.served):
@@ -330,7 +339,7 @@ def _talk(exam: Examination, tokens: int) -> Result:
 
 
 def influence(exam: Examination) -> Iterator[Result]:
-    """Judge truncation for a model without recall: does the first token depend on each part of the prompt?"""
+    """Yield the truncation results for a model without recall: whether the first token depends on each part of the prompt."""
     name = "truncation-influence"
     if exam.recall:
         yield unmeasured(name, "not needed: codes are found (truncation-recall)")

@@ -1,5 +1,5 @@
 """
-Send one request in any dialect, within the budget, and read its answer.
+Send one request in any dialect, within the budget, and read the answer.
 
 Redirects are not followed, so a key never reaches another host. A 429, or a 503 with a time to wait, is repeated after
 that time. Each repetition first reserves its share of the budget.
@@ -30,7 +30,7 @@ from pytest_longctx.processes.shortages import own_error
 from pytest_longctx.redaction import shown
 
 TRIES: Final = 5
-"""How often a request is sent at most, if the server limits its rate."""
+"""Most times that a request is sent, if the server limits its rate."""
 _LONGEST_WAIT_S: Final = 300.0
 _LONGEST_GAP_S: Final = 5.0
 """
@@ -54,7 +54,7 @@ REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
 
 class Limited(LongctxError):  # noqa: N818 - it states what the server does
-    """The server limits its rate and serves no more requests."""
+    """The server limits the rate of requests and serves no more of them."""
 
 
 @dataclass(slots=True)
@@ -74,9 +74,7 @@ class Wire:
     transport: httpx.BaseTransport | None = None
     _http: PageClient | None = field(default=None, repr=False)
     gap_s: float = 0.0
-    """
-    Interval between two requests that this server needs, learned from its refusals; 0 if it has not limited the rate.
-    """
+    """Seconds between two requests that this server needs, learned from its refusals; 0 if it has not limited the rate."""
     _lock: Lock = field(default_factory=Lock, repr=False)
     _patience: Lock = field(default_factory=Lock, repr=False)
     """Held by the one request that waits to be repeated. Several at once would limit each other."""
@@ -94,7 +92,7 @@ class Wire:
     @property
     def http(self) -> PageClient:
         """
-        The only HTTP client. It uses no proxies from the environment on loopback.
+        The only HTTP client, which uses no proxies of the environment on loopback.
 
         Each request opens a new connection, because a server may close an idle one while the next request is sent.
         """
@@ -114,7 +112,7 @@ class Wire:
             self._http = None
 
     def get(self, path: str) -> httpx.Response | None:
-        """Get a page of the server that costs no tokens; None if it has none."""
+        """Return a page of the server that costs no tokens; None if the server has no such page."""
         try:
             return self.http.get(self.base + path, timeout=min(_PAGE_S, self.deadline_s))
         except httpx.HTTPError as problem:
@@ -134,7 +132,7 @@ class Wire:
         **more: Any,
     ) -> Reply:
         """
-        Send one request. Wait and repeat it if the server limits its rate.
+        Send one request and return the answer. If the server limits its rate, wait and repeat the request.
 
         *expected*: prompt tokens, if known. If not, each byte counts as one token. *key*: replaces the usual key. Raises
         `OverBudget`.
@@ -170,7 +168,7 @@ class Wire:
         return reply
 
     def _keep_gap(self) -> None:
-        """Wait until the interval between two requests, as learned from this server, has passed."""
+        """Wait until the interval between two requests has passed, as learned from this server."""
         with self._lock:
             wait_s = max(0.0, self._next_s - self.clock()) if self.gap_s else 0.0
             self._next_s = max(self._next_s, self.clock()) + self.gap_s
@@ -178,7 +176,10 @@ class Wire:
             self.sleep(wait_s)
 
     def _patiently(self, once: Callable[[], tuple[Reply, float | None]]) -> tuple[Reply, list[float]]:
-        """Send a request with *once*. Repeat it after each wait that the server requires. Also return the waits."""
+        """
+        Send a request with *once*, again after each wait that the server requires. Return the answer and the waits in
+        seconds.
+        """
         reply, again = once()
         if reply.ending != "limited":
             self._taken_s = reply.started_s
@@ -204,14 +205,14 @@ class Wire:
     @staticmethod
     def _wait_s(again: float | None, attempt: int) -> float:
         """
-        Return the seconds to wait after a limited *attempt*: as the server says, or longer if that was not enough
-        before.
+        Return the seconds to wait after a rate-limited *attempt*: as the server states, or longer if that was not
+        enough before.
         """
         least_s = 2.0 ** (attempt - 1) if attempt else 0.0
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
     def _learn_gap(self, started_s: float, waited_s: float) -> None:
-        """Keep the interval of the last two requests between all further ones, so that none is refused at its first try."""
+        """Keep the interval of the last two requests between all further requests, so that the server refuses none."""
         with self._lock:
             between_s = waited_s if self._taken_s is None else started_s - self._taken_s
             gap_s = between_s if between_s <= _LONGEST_GAP_S else waited_s
@@ -221,7 +222,7 @@ class Wire:
             self._taken_s = started_s
 
     def together(self, questions: Iterable[Callable[[], Reply]]) -> list[Reply]:
-        """Send all *questions* at once."""
+        """Send all *questions* at once, and return their answers."""
         asked = list(questions)
         with ThreadPoolExecutor(len(asked)) as pool:
             return [each.result() for each in [pool.submit(question) for question in asked]]
@@ -229,7 +230,10 @@ class Wire:
     def _once(
         self, dialect: Dialect, body: bytes, headers: Mapping[str, str], answer_tokens: int, *, streamed: bool
     ) -> tuple[Reply, float | None]:
-        """Send the request once. Also return after how many seconds the server accepts it again."""
+        """
+        Send the request once. Return the answer, and the seconds after which the server accepts the request again (None
+        if not limited).
+        """
         started_s = self.clock()
         seen: dict[str, Any] = {"started_s": started_s, "streamed": streamed}
         again: float | None = None
@@ -322,14 +326,14 @@ class Wire:
 
 def _is_stream(kind: str, *, asked: bool) -> bool:
     """
-    Return whether an answer with the content type *kind* is a stream. Some servers state a type that is not a type of
-    streams.
+    Return whether an answer with the content type *kind* is a stream. Some servers state a content type that is not one
+    of streams.
     """
     return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 
 def _decoded(response: httpx.Response) -> Iterator[bytes]:
-    """Yield the decoded body in pieces. It is decoded even though the request asked for no encoding."""
+    """Yield the body in decoded pieces, even though the request asked for no encoding."""
     body = decoder(response)
     for raw in response.iter_raw():
         yield from body.pieces(raw)
@@ -351,7 +355,7 @@ def _ending(seen: Mapping[str, Any], again: float | None) -> Ending:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Return the seconds to wait by a ``Retry-After`` header, which is a number or a date."""
+    """Return the seconds to wait by a ``Retry-After`` header, which is a number or a date; None without a valid header."""
     if value is None:
         return None
     try:

@@ -1,5 +1,5 @@
 """
-Console command ``longctx``: every task except test runs.
+The console command ``longctx``: every task except test runs.
 
 `longctx plan` imports less than the others, so its parser is separate. Every other name here is imported at its first
 use.
@@ -98,7 +98,7 @@ def _run(words: list[str]) -> int:
 
 
 def _flushed(status: int) -> int:
-    """Return *status* after the output has been written. Raises `OSError` if that fails, for example on a full disk."""
+    """Write out standard output, and return *status*. Raises `OSError` if that fails, for example on a full disk."""
     if sys.stdout is not None:  # None: it was closed when the program started
         sys.stdout.flush()
     return status
@@ -116,7 +116,7 @@ def _failed(message: str) -> int:
 
 
 def _discard_output() -> None:
-    """Discard the output that standard output could not take. The interpreter would try to write it again at exit."""
+    """Discard the output that standard output could not take, because the interpreter would write it again at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

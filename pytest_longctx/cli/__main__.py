@@ -1,4 +1,4 @@
-"""``python -m pytest_longctx.cli``."""
+"""Start the console command by ``python -m pytest_longctx.cli``."""
 
 import sys
 

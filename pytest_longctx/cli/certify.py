@@ -1,4 +1,4 @@
-"""``longctx certify``: check an endpoint and report what it serves."""
+"""``longctx certify``: check an endpoint, and report what it serves."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 def certify(given: Namespace) -> int:
     """
-    Certify the given endpoint from the console. Returns 0 if no check is broken, 1 if a check is broken, 2 if none could
+    Certify the given endpoint from the console. Return 0 if no check is broken, 1 if a check is broken, 2 if none could
     be judged.
     """
     wanted = arguments.wanted(given.url, given)
@@ -41,7 +41,7 @@ def certify(given: Namespace) -> int:
 
 
 def _confirm(wanted: run.Wanted, host: str, *, yes: bool) -> None:
-    """Print what will be sent to the endpoint, and ask for consent. Raises `UsageError` without a yes."""
+    """Print what will be sent to the endpoint, and ask for consent. Raises `UsageError` unless the user consents."""
     print(shown("\n".join(run.plan(wanted, host))), file=sys.stderr, flush=True)
     if yes:
         return

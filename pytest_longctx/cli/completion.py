@@ -15,7 +15,10 @@ SHELLS: Final = ("bash", "zsh", "tcsh")
 
 
 class PrintCompletion(Action):
-    """Print the completion of the parser for a shell, and exit. Raises `UsageError` if shtab is not installed."""
+    """
+    Option that prints the completion of the parser for a shell, and exits. Raises `UsageError` if shtab is not
+    installed.
+    """
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""``longctx list`` and ``longctx show``: everything with a name, in the package and in a project's own folders."""
+"""``longctx list`` and ``longctx show``: all things with a name, in the package and in a project's own folders."""
 
 import inspect
 import json
@@ -31,7 +31,7 @@ _SIMILAR: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One named thing."""
+    """One thing with a name: a finding, a deployment, a backend, a signature and so on."""
 
     kind: str
     """Its kind, in the singular: finding, deployment, backend, marker, measure or signature."""
@@ -45,7 +45,7 @@ class Entry:
         return {"kind": self.kind, "name": self.name, "title": self.title, **self.facts}
 
     def lines(self) -> Iterator[str]:
-        """Return the entry for a terminal: its title, then one line for each fact."""
+        """Yield the entry as lines for a terminal: its title, then one line for each fact."""
         yield f"{self.kind} {self.name}: {self.title}"
         rows = list(_flat(self.facts))
         width = max((len(key) for key, _ in rows), default=0)
@@ -114,7 +114,7 @@ def _backends(data: Data) -> Iterator[Entry]:
     served = [one.backend for one in data.deployments.values()]
     for name in registry.BACKENDS:
         made = backends.named(name)
-        said = (inspect.getdoc(type(made)) or "").partition("\n")[0]
+        said = " ".join((inspect.getdoc(type(made)) or "").partition("\n\n")[0].split())
         facts = {
             "package": made.package,
             "install": f"longctx engine {name}" if made.install else None,
@@ -189,7 +189,7 @@ def add(commands: Any) -> None:
 
 
 def entries(kind: str, data: Data) -> list[Entry]:
-    """List everything of *kind*, a key of `KINDS`, in *data*. Raises `TableError` for a wrong file."""
+    """Return all things of *kind*, a key of `KINDS`, in *data*. Raises `TableError` for a wrong file."""
     return list(KINDS[kind](data))
 
 
@@ -220,7 +220,8 @@ def _show(given: Namespace) -> int:
 
 def named(name: str, data: Data) -> list[Entry]:
     """
-    Return all entries called *name*; a deployment and a backend, or signatures of several engines, may share a name.
+    Return all entries with the name *name*, which a deployment and a backend, or signatures of several engines, may
+    share.
 
     Upper and lower case are equal. Raises `UsageError` with the nearest known names.
     """

@@ -1,4 +1,4 @@
-"""``longctx model`` and ``longctx data``: fetch once what runs with trained weights need."""
+"""``longctx model`` and ``longctx data``: fetch once the files that runs with trained weights need."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

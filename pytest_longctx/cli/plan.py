@@ -1,4 +1,4 @@
-"""``longctx plan``: for a command, for a file that starts servers, or for what the findings need."""
+"""``longctx plan``: the plan of a command, of a file that starts servers, or of the deployments that findings need."""
 
 import argparse
 import json
@@ -77,10 +77,7 @@ def run(given: Namespace) -> int:
 
 
 def _secrets(words: list[str]) -> tuple[str, ...]:
-    """
-    Return secret values in a typed command, which must not be printed: of flags, and of variables that the command
-    sets.
-    """
+    """Return the secret values in a typed command, in flags and in variables that it sets, which must not be printed."""
     pairs = (word.partition("=") for each in words for word in each.split())
     return secret_values({name: value for name, equals, value in pairs if equals and name[:1] != "-"}, words)
 
@@ -170,7 +167,7 @@ def _plan_findings(given: Namespace) -> None:
 
 
 def _fitting_first(made: "Plan") -> Iterator[str]:
-    """Return the lines of a plan, fitting deployments first. Deployments out of scope are counted by reason."""
+    """Yield the lines of a plan, fitting deployments first. Deployments out of scope are counted by reason."""
     from pytest_longctx.plan.runs import Plan  # noqa: PLC0415
 
     inside = [row for row in made.rows if not row.out_of_scope]

@@ -1,4 +1,4 @@
-"""``longctx render``: the start command or the Kubernetes manifests of a deployment, printed without a start."""
+"""``longctx render``: print the start command or the Kubernetes manifests of a deployment without a start."""
 
 import argparse
 import importlib
@@ -80,25 +80,22 @@ def _backend(name: str, plugins: Sequence[str]) -> Backend:
 
 
 def _model_name(one: Deployment) -> str:
-    """
-    Return the model name for a rendered command. Unlike `models.locate`, it builds no model and does not check the
-    path.
-    """
+    """Return the model name for a rendered command. Unlike `models.locate`, make no model and do not check the path."""
     if one.model.make is not None:
         return str(paths.kept() / "models" / one.model.make)
     return str(Path(one.model.path).expanduser()) if one.model.path else one.model.id or one.model.name
 
 
 def process(backend: Backend, one: Deployment) -> str:
-    """Render a deployment for ``longctx command``: the environment variables and the command line that start a process."""
+    """Return the environment variables and the command line with which a process serves the deployment *one*."""
     made = backend.recipe(one, _model_name(one), manifests.port_of(one), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
     """
-    Render the ``docker run`` line of a deployment. Variables in ``pass_env`` are taken from the shell that
-    runs it.
+    Return the ``docker run`` line of the deployment *one*. Variables in ``pass_env`` are taken from the shell that runs
+    the line.
     """
     port, inside = manifests.port_of(one), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
@@ -109,10 +106,7 @@ def docker(backend: Backend, one: Deployment) -> str:
 
 
 def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) -> str:
-    """
-    Render a deployment's manifests for ``kubectl apply -f -``: YAML if PyYAML is installed, else JSON, which
-    kubectl also accepts.
-    """
+    """Return the manifests of the deployment *one* for ``kubectl apply -f -``: YAML if PyYAML is installed, else JSON."""
     objects = _objects(backend, one, namespace)
     try:
         import yaml  # noqa: PLC0415 - an extra

@@ -1,4 +1,4 @@
-"""``longctx report``, ``merge``, ``compare`` and ``history``: commands for results files."""
+"""``longctx report``, ``merge``, ``compare`` and ``history``: subcommands for results files."""
 
 import json
 import sys
@@ -102,7 +102,7 @@ def _fits(_: Workload) -> str:
 
 
 def _exported(given: Namespace) -> int:
-    """Write each workload of a run in the format of another tool. Return 1 if the run has none."""
+    """Write each workload of a run in the format of another tool. Return 1 if the run has no workload, else 0."""
     if given.baseline or given.plots or given.png:
         raise UsageError(f"--format {given.format}: --baseline, --plots and --png apply only to HTML")
     results = read_results(given.results)

@@ -36,7 +36,10 @@ Look = Callable[[], ServerMetrics]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reading of a server. None is not observed. Rates and counts cover the time since the last reading."""
+    """
+    One reading of a server; None for a value that was not observed. Rates and counts cover the time since the last
+    reading.
+    """
 
     at: str
     kv_usage: float | None = None
@@ -60,7 +63,7 @@ class Sample:
     """The reason why nothing was observed."""
 
     def cells(self) -> tuple[str, ...]:
-        """Return the reading as cells of the table."""
+        """Return the reading as cells of the table on the terminal."""
         return (
             self.at[11:19],
             "" if self.kv_usage is None else f"{self.kv_usage:.1%}",
@@ -94,7 +97,7 @@ def add(commands: Any) -> None:
 
 def run(given: Namespace) -> int:
     """
-    Print readings until Ctrl-C. Return 0.
+    Print readings until Ctrl-C, and return 0.
 
     Raises `LaunchError` if the first reading fails: there is no server, or no known metric.
     """
@@ -132,7 +135,7 @@ def _opened(url: str) -> PageClient:
 
 
 def _page(http: httpx.Client) -> str:
-    """Return the metrics page of the server. Raises `LaunchError`."""
+    """Return the text of the server's metrics page. Raises `LaunchError`."""
     try:
         answer = http.get(server_metrics.PATH)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as problem:
@@ -149,7 +152,7 @@ def _page(http: httpx.Client) -> str:
 def dialect(page: str, url: str, backend: str | None = None) -> MetricNames:
     """
     Return the metric names of *backend*; without it, of the engine with most metrics on *page*. Raises `LaunchError` if
-    none has any.
+    no engine has any.
     """
     known = {name: backends.named(name).metrics for name in ([backend] if backend else registry.BACKENDS)}
     found = {name: _observed(page, names) for name, names in known.items()}
@@ -177,7 +180,10 @@ def samples(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Sample]:
-    """Yield *count* readings by *look*, one every *every_s* seconds; without end if None. A failed reading has a problem."""
+    """
+    Yield *count* readings by *look*, one every *every_s* seconds, without end if *count* is None. A failed reading
+    states its problem.
+    """
     before, before_s, began_s, done = ServerMetrics(), 0.0, clock(), 0
     while count is None or done < count:
         if done:
@@ -197,8 +203,8 @@ def samples(
 
 def sample(at: str, now: ServerMetrics, before: ServerMetrics, elapsed_s: float | None) -> Sample:
     """
-    Return the reading *now* with rates and counts since *before*. Without *elapsed_s* it is the first, and counts from
-    the start.
+    Return the reading *now* with rates and counts since *before*. Without *elapsed_s*, the reading is the first, and
+    counts from the start.
     """
 
     def grown(name: str) -> float | None:
@@ -225,7 +231,7 @@ def sample(at: str, now: ServerMetrics, before: ServerMetrics, elapsed_s: float 
 
 
 def rows(one: Sample, number: int) -> Iterator[str]:
-    """Return the lines of reading *number* for a terminal, with the table's head when it is due."""
+    """Yield the lines of reading *number* for a terminal, with the table's head when it is due."""
     if number % _HEAD_EVERY == 0:
         yield _row(_COLUMNS)
     yield f"{one.at[11:19]}  {one.problem}" if one.problem else _row(one.cells())

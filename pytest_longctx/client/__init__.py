@@ -1,1 +1,1 @@
-"""Client side: single requests, loads of many requests, and adapters for other load tools."""
+"""Client of a server: single requests, loads of many requests, and adapters for other load tools."""

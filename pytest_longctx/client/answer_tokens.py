@@ -7,7 +7,7 @@ from typing import Any, Final
 
 TIE_NATS: Final = 0.1
 """
-Two log-probabilities that differ by less than this may change their order with the shape of the batch.
+Two log-probabilities whose difference is below this, in nats, may change their order with the shape of the batch.
 
 Neighbouring BF16 numbers from 8 to 16, the usual size of a logit, are 2^-4 = 0.0625 apart. The engine computes a warm
 prompt in other pieces than a cold one, so a logit may differ by one step.
@@ -19,9 +19,9 @@ class Token:
     """One token of an answer."""
 
     name: str
-    """The name that the server gives it: its text, or ``token_id:N``."""
+    """The server's name of the token: its text, or ``token_id:N``."""
     logprob: float | None = None
-    """Natural logarithm of its probability; None if not reported."""
+    """Natural logarithm of the token's probability; None if not reported."""
     runner_up: float | None = None
     """Log-probability of the most probable other token."""
 
@@ -61,9 +61,9 @@ class Difference:
     first: str
     second: str
     index: int
-    """Index of the token in the answer, from 0. If the tokens are unknown, index of the character in its text."""
+    """Index of the differing token in the answer, from 0. If the tokens are unknown, index of the differing character."""
     tied: bool = False
-    """Whether the first answer had two nearly equal choices there. The difference then proves nothing."""
+    """Whether the first answer had two nearly equal choices at this place. The difference then proves nothing."""
 
     def __str__(self) -> str:
         tie = " (two choices were nearly equal there: rounding may decide)" if self.tied else ""

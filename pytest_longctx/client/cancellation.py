@@ -18,24 +18,24 @@ from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 TRIES: Final = 3
-"""How many prompts may be answered before the client has disconnected."""
+"""Number of prompts that may be answered before the client has disconnected."""
 CANARY_TOKENS: Final = 12
 """A prompt short enough for one minimal step of the engine."""
 PATIENCE_S: Final = 30.0
-"""How long a server is observed after the disconnect. Work that ends later is recorded with this value."""
+"""Seconds for which a server is observed after the disconnect. Work that ends later is recorded with this value."""
 _CANARIES: Final = 3
 _LOOK_S: Final = 0.01
 _SETTLE_S: Final = 2.0
 """How long the gauges may still show a canary that has been answered. Requests of other clients may stay longer."""
 _QUIET_S: Final = 2.0
-"""A server that counts tokens per chunk has stopped if it counts none for this time."""
+"""Seconds without a counted token after which a server that counts tokens per chunk has stopped."""
 _BLIND_S: Final = 0.5
 """Seconds from the last byte of the prompt to the disconnect, if no gauge shows the prefill."""
 
 
 @dataclass(slots=True)
 class _Cancellation:
-    """The requests of one client to one server, and the observations."""
+    """The requests of one client that disconnects, and the observations of the server."""
 
     server: Server
     gauges: MetricsPoller
@@ -48,14 +48,14 @@ class _Cancellation:
     """Time of the disconnect."""
 
     def talk(self, tokens: int) -> StreamedRequest:
-        """Send a request for one token: a canary, or a long prompt to disconnect from."""
+        """Return a new request for one token: a canary, or a long prompt from which the client disconnects."""
         deadline_s = self.server.deployment.timeouts.request_s(tokens, 1)
         return StreamedRequest(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
 
     async def leave(self, tokens: int) -> Exchange | float:
         """
-        Disconnect during the prefill of a prompt. Return the seconds until then, or the exchange if the request ended
-        first.
+        Disconnect during the prefill of a prompt, and return the seconds until the disconnect. If the request ends
+        first, return its exchange.
         """
         self.before = await self._settled()
         talk = self.talk(tokens)
@@ -72,10 +72,7 @@ class _Cancellation:
             await asyncio.gather(asking, return_exceptions=True)
 
     async def _settled(self) -> ServerMetrics:
-        """
-        Return the gauges without this client's answered canaries. A canary that is still counted hides a running
-        prompt.
-        """
+        """Return the gauges after the server has stopped counting this client's answered canaries as running."""
         since_s = time.monotonic()
         while _busy(now := await self.gauges.now()) > _busy(self.idle):
             if time.monotonic() - since_s > _SETTLE_S:
@@ -94,7 +91,7 @@ class _Cancellation:
 
     async def aftermath(self) -> tuple[float | None, ServerMetrics]:
         """
-        Observe the server after the disconnect. Return the seconds until its work ended, and the counters.
+        Observe the server after the disconnect, and return the seconds until its work ended, and the counters.
 
         The seconds are None if the server does not report its work.
         """
@@ -120,7 +117,7 @@ def disconnect(
     server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: ProgressCallback = no_progress
 ) -> Observation:
     """
-    Send a prompt of *tokens*, disconnect during its prefill, send a canary, and return both results as evidence.
+    Send a prompt of *tokens*, disconnect during its prefill, send a canary, and return the observation of both.
 
     The outcome is None if every prompt was answered before the disconnect. Use a longer prompt then.
     """
@@ -167,7 +164,10 @@ async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchang
 
 
 def _busy(now: ServerMetrics) -> float:
-    """Return the number of running and waiting requests. Earlier ones belong to other clients or to another fault."""
+    """
+    Return the number of running and waiting requests. Requests from before the disconnect belong to other clients or to
+    another fault.
+    """
     return (now.running or 0) + (now.waiting or 0)
 
 

@@ -48,7 +48,10 @@ def woke_s() -> float | None:
 
 
 def run(main: Coroutine[Any, Any, T], clock: Callable[[], float] = time.monotonic) -> T:
-    """Run *main* as `asyncio.run` does, with each iteration stamped by *clock* and with short garbage-collection pauses."""
+    """
+    Run *main* as `asyncio.run` does, and return its result. *clock* stamps each iteration; garbage-collection pauses
+    are short.
+    """
     # Exclude existing objects (many in a test run) from garbage collection while answers arrive.
     gc.collect(1)  # collect first, or freezing would keep the garbage of the request before
     gc.freeze()

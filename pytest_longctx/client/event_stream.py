@@ -21,7 +21,7 @@ class OversizedEvent(ValueError):  # noqa: N818 - it states what the server sent
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One dispatched event."""
+    """One server-sent event, as the parser dispatched it."""
 
     data: str
     type: str = "message"
@@ -29,20 +29,20 @@ class Event:
 
 @dataclass(slots=True)
 class EventParser:
-    """Turns pieces of a byte stream into events; the pieces may end anywhere."""
+    """Parser of a byte stream into server-sent events. The stream may be cut into pieces anywhere."""
 
     most_bytes: int = EVENT_BYTES
     _line: bytearray = field(default_factory=bytearray)
     """The incomplete last line."""
     _after_cr: bool = False
-    """Whether the last piece ended with CR. A LF at the start of the next piece belongs to it."""
+    """Whether the last piece ended with CR. A LF at the start of the next piece belongs to that CR."""
     _first: bool = True
     _data: list[str] = field(default_factory=list)
     _data_bytes: int = 0
     _type: str = ""
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """Yield the server-sent events that are complete with *piece*. Raises `OversizedEvent`."""
+        """Yield the server-sent events that *piece* completes. Raises `OversizedEvent`."""
         if self._after_cr and piece.startswith(b"\n"):
             piece = piece[1:]
             self._after_cr = False

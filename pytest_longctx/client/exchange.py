@@ -1,5 +1,5 @@
 """
-One request and its answer, recorded as clock readings from which all metrics are derived.
+One request and its answer, recorded as clock readings. All metrics are derived from the readings.
 
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
@@ -76,15 +76,15 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    """Prompt tokens from a cache. If the server receives KV caches, those that it received are not included."""
+    """Prompt tokens from a cache, without tokens whose KV cache the server received; None if not reported."""
     transferred_tokens: int | None = None
-    """Prompt tokens whose KV cache a prefill role computed and sent; None if unknown, or if there is no such role."""
+    """Prompt tokens whose KV cache a prefill role computed and sent; None if unknown, or without such a role."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """
-    Increase of the server's own counters over one request or one load. It must agree with the client's figures.
+    Increase of the server's own counters over one request or one load, to compare with the client's figures.
 
     Times are sums over the requests, by the server's clock.
     """
@@ -99,7 +99,7 @@ class Ledger:
     queue_s: float | None = None
     prefill_s: float | None = None
     times_first_token: bool = True
-    """False: the server has no time-to-first-token counter, so a missing value is not an error."""
+    """False if the server has no time-to-first-token counter, so that a missing value is not an error."""
     external_tokens: int | None = None
     """The part of *cached_tokens* from outside the engine: from an external cache, a file, or a prefill role."""
     corrupted_requests: int | None = None
@@ -122,7 +122,10 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that the server refused, with its error text. *in_stream*: the error was an event inside a 200 answer."""
+    """
+    A request that the server refused, with its error text. *in_stream*: the error was an event of an answer with status
+    200.
+    """
 
     status: int
     text: str
@@ -130,7 +133,10 @@ class Refusal:
 
     @classmethod
     def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
-        """Parse an error *body*. vLLM nests its message under ``error``, SGLang does not. *secrets* are masked."""
+        """
+        Return the refusal that an error *body* describes. vLLM nests its message under ``error``, SGLang does not.
+        *secrets* are masked.
+        """
         message: object = body
         try:
             message = json_of(body)
@@ -155,9 +161,9 @@ class Exchange:
     arrivals_s: tuple[float, ...] = ()
     """Arrival time of each chunk with content. A chunk is not a token."""
     usage: Usage = Usage()
-    """Each count is None if the server did not report it."""
+    """Token counts from the usage record. Each count is None if the server did not report it."""
     ledger: Ledger | None = None
-    """None if the server has no counters, or if other requests changed them as well."""
+    """Increase of the server's counters; None if the server has none, or if other requests changed them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
     health: int | None = None
@@ -173,7 +179,7 @@ class Exchange:
     """Device and host readings during the request, by their names in `pytest_longctx.measures`."""
 
     def __repr__(self) -> str:
-        """Return a short form: pytest prints it beside each figure in an assertion."""
+        """Return a short form, because pytest prints an exchange beside each figure in an assertion."""
         first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
         message = self.refusal.text if self.refusal else self.detail
         shown = f": {message!r}" if message else ""
@@ -181,7 +187,7 @@ class Exchange:
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token: from the first byte sent to the first chunk with content."""
+        """Time to first token: from the first byte sent to the first chunk with content. None if no chunk arrived."""
         return self.arrivals_s[0] - self.started_s if self.arrivals_s else None
 
     @property
@@ -194,7 +200,7 @@ class Exchange:
 
     @property
     def gaps_s(self) -> tuple[float, ...]:
-        """Gaps between chunks; empty if there are fewer than two chunks."""
+        """Seconds between chunks; empty if the answer has fewer than two chunks."""
         return tuple(later - earlier for earlier, later in pairwise(self.arrivals_s))
 
     def metrics(self) -> dict[str, float | None]:
@@ -224,7 +230,10 @@ class Exchange:
         }
 
     def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:
-        """Return metrics from the server's counters, and the difference between both clocks at the first token."""
+        """
+        Return metrics from the server's counters, and the difference between both clocks at the first token; None for
+        an unknown one.
+        """
         gap_s = None
         if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
             gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
@@ -240,7 +249,7 @@ class Exchange:
         }
 
     def observe(self) -> Observation:
-        """Convert the exchange to evidence for a verdict."""
+        """Return the exchange as evidence for a verdict."""
         outcome, kind = ENDING_OUTCOMES[self.ending], ENDING_KINDS.get(self.ending)
         if self.ending == "server error" and self.health == 200:
             outcome, kind = "fails", "server-error"
@@ -260,7 +269,7 @@ def observation_of(
     seen: Exchange | Sequence[Exchange] | Observation, observe: Callable[[Exchange], Observation] = Exchange.observe
 ) -> Observation:
     """
-    Return the one observation to judge of what a test has *seen*: an exchange, several, or an observation.
+    Return the observation to judge from the value *seen* in a test: an exchange, several exchanges, or an observation.
 
     *observe* makes the observation of each exchange. Raises `LaunchError` if no request reached an engine.
     """
@@ -272,13 +281,13 @@ def observation_of(
 
 
 def require_asked(seen: Observation) -> None:
-    """Raise `LaunchError` if a request never reached an engine. That is an error of the environment and judges no finding."""
+    """Raise `LaunchError` if a request did not reach an engine. Such an error of the environment judges no finding."""
     if seen.kind == "not-asked":
         raise LaunchError(seen.said)
 
 
 class UnservedError(LongctxError):
-    """A request that a test needs was not served. *exchange* is the observation."""
+    """A request that a test needs was not served. *exchange* is its record."""
 
     def __init__(self, message: str, exchange: Exchange) -> None:
         super().__init__(message)
@@ -297,7 +306,10 @@ def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
 
 
 def tally(exchanges: Sequence[Exchange]) -> Observation:
-    """Combine exchanges into one observation: the first that was not served, or the number of miscounted ones."""
+    """
+    Return one observation of several exchanges: the first that was not served, or the number of exchanges with wrong
+    token counts.
+    """
     failed = [each for each in exchanges if each.ending != "complete"]
     # An unfinished request proves nothing, so prefer another failure.
     unserved = next((each for each in failed if ENDING_OUTCOMES[each.ending]), next(iter(failed), None))
@@ -323,7 +335,7 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
 
 
 def _counted(usage: Usage) -> str:
-    """Describe the two counts of *usage*."""
+    """Return the two token counts of *usage* as text."""
     prompt, answer = (
         "no" if count is None else f"{count:,}" for count in (usage.prompt_tokens, usage.completion_tokens)
     )
@@ -343,7 +355,10 @@ def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
 
 
 def again(first: Exchange, second: Exchange) -> Observation:
-    """Compare the second reading of a prompt with the first: its speed-up, and whether both answers are equal."""
+    """
+    Return the comparison of the second reading of a prompt with the first: the speed-up, and whether the answers are
+    equal.
+    """
     seen = second.observe()
     speedup = first.ttft_s / second.ttft_s if first.ttft_s and second.ttft_s else None
     return same_answer(replace(seen, metrics={**seen.metrics, "warm_speedup": speedup}), first, second)
@@ -351,9 +366,11 @@ def again(first: Exchange, second: Exchange) -> Observation:
 
 def same_answer(seen: Observation, cold: Exchange, warm: Exchange) -> Observation:
     """
-    Add ``answers_changed`` to *seen*: 0 if the *warm* answer equals the *cold* one to the same prompt, otherwise 1.
+    Return *seen* with ``answers_changed``: 0 if the *warm* answer equals the *cold* answer to the same prompt,
+    otherwise 1.
 
-    None if either has neither text nor tokens, or if they differ where the cold answer had two nearly equal choices.
+    The figure is None if an answer has neither text nor tokens, or if the answers differ where the cold one had two
+    nearly equal choices.
     """
     if cold.ending != "complete" or warm.ending != "complete":
         return seen

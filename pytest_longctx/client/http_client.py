@@ -30,7 +30,7 @@ _UPLOAD_BYTES_PER_S: Final = 100_000
 
 
 class OversizedAnswer(httpx.HTTPError):
-    """An answer has more decoded bytes than allowed."""
+    """An answer has more decoded bytes than `PAGE_BYTES`."""
 
 
 class SlowAnswer(httpx.ReadTimeout):
@@ -38,7 +38,7 @@ class SlowAnswer(httpx.ReadTimeout):
 
 
 class _Decoder:
-    """Decodes a body in pieces. A compressed body cannot use more memory than one piece."""
+    """Decoder of a body in pieces, so that a compressed body cannot use more memory than one piece."""
 
     def __init__(self, headers: httpx.Headers) -> None:
         encoding = headers.get("content-encoding", "identity").strip().lower() or "identity"
@@ -64,7 +64,7 @@ class _Decoder:
 
 
 class _Body:
-    """The body of one answer, up to its limit."""
+    """The body of one answer, read up to its limit."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response, self._decoder = response, _Decoder(response.headers)
@@ -73,7 +73,7 @@ class _Body:
         self._most = ERROR_BYTES if self._cut else PAGE_BYTES
 
     def full(self, raw: bytes) -> bool:
-        """Add *raw*. Return True if the body is complete. Raises `OversizedAnswer`."""
+        """Add the bytes *raw* to the body, and return whether the body is complete. Raises `OversizedAnswer`."""
         for piece in self._decoder.pieces(raw):
             self._taken += piece
             if len(self._taken) > self._most:
@@ -102,7 +102,7 @@ class _Body:
 
 class Deadline:
     """
-    Shuts down the connection of one blocking request when its total time is over.
+    A limit on the total time of one blocking request. At the deadline, the connection is shut down.
 
     A reader of a stream may `extend` the time after each part, at most to *most_s* after the start.
     """
@@ -130,12 +130,15 @@ class Deadline:
         self._streams.clear()
 
     def extend(self) -> None:
-        """Restart the time of the answer, because a part of it has arrived."""
+        """Restart the time limit of the answer, because a part of the answer has arrived."""
         if self.total_s is not None:
             self._ends_s = min(time.monotonic() + self.total_s, self._last_s)
 
     def trace(self, event: str, about: Mapping[str, Any]) -> None:
-        """Store the connection of a request with a total time limit. httpcore calls this at each of its steps."""
+        """
+        Store the connection of a request, so that the deadline can shut it down. httpcore calls this at each of its
+        steps.
+        """
         if event == "connection.connect_tcp.complete":
             self._streams.append(about["return_value"])
 
@@ -194,7 +197,7 @@ class PageClient(httpx.Client):
 
     def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
         """
-        Send *request* and read its answer within the limits.
+        Send *request*, and return its answer if the answer keeps the limits of size and time.
 
         Raises `OversizedAnswer`, `SlowAnswer` or `httpx.HTTPError`.
         """
@@ -214,7 +217,7 @@ class PageClient(httpx.Client):
             return answer
 
     def abort(self) -> None:
-        """End the request in flight from another thread. The request raises `SlowAnswer`."""
+        """End the current request from another thread. The request raises `SlowAnswer`."""
         if self._current is not None:
             self._current.end()
 
@@ -231,7 +234,7 @@ class PageClient(httpx.Client):
 
 
 class AsyncPageClient(httpx.AsyncClient):
-    """Asynchronous client for short requests. The reader of a streamed answer limits the answer."""
+    """Asynchronous client for short requests. For a streamed answer, the code that reads the stream sets the limits."""
 
     def __init__(self, **settings: Any) -> None:
         settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
@@ -239,7 +242,7 @@ class AsyncPageClient(httpx.AsyncClient):
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
         """
-        Send *request* and read its answer within the limits.
+        Send *request*, and return its answer if the answer keeps the limits of size and time.
 
         Raises `OversizedAnswer`, `SlowAnswer` or `httpx.HTTPError`.
         """

@@ -7,12 +7,12 @@ from typing import Any, Final
 _DIGITS: Final = 19
 """Digits of a 64-bit integer. Python refuses to parse more than 4,300, and a float holds at most 308."""
 _LARGEST: Final = 2**53
-"""Largest count. Above it, a double is not exact."""
+"""Largest count. Doubles above this number are not exact."""
 
 
 def json_of(text: str | bytes) -> Any:
     """
-    Parse JSON of a server. Raises `ValueError` for all wrong input.
+    Return the value of a server's JSON *text*. Raises `ValueError` for all wrong input.
 
     That includes input for which `json.loads` succeeds or raises something else: NaN, infinities, integers of more than
     19 digits, and nesting deeper than the stack.
@@ -37,12 +37,12 @@ def _finite(text: str) -> float:
 
 
 def count_of(value: object) -> int | None:
-    """Return *value* if it is a count, an integer from 0 to 2^53; else None, which means not observed."""
+    """Return *value* if it is a count, an integer from 0 to 2^53. Return None, which means not observed, for all else."""
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= _LARGEST else None
 
 
 def figure_of(value: float | None) -> float | None:
-    """Return *value* if it can be a counter or a gauge: finite and from 0 to 2^53; else None."""
+    """Return *value* if it can be a counter or a gauge, finite and from 0 to 2^53; None for all else."""
     return value if value is not None and 0 <= value <= _LARGEST else None

@@ -48,19 +48,22 @@ class Load:
 
     exchanges: tuple[Exchange, ...]
     ledger: Ledger | None = None
-    """Increase of the server's counters over the load. It includes requests of other clients."""
+    """Increase of the server's counters over the load, including requests of other clients; None without counters."""
     duration_s: float | None = None
     """Duration that the client reports, if the exchanges have no absolute times."""
     left_out: frozenset[str] = frozenset()
     """Metrics that the client does not measure or defines differently."""
     measured_by: str = ""
-    """Name of the client, unless it is this package's own."""
+    """Name of the client that sent the load; empty for this package's own."""
     said: str = ""
-    """The reason why there are no exchanges."""
+    """The reason why the load has no exchanges; empty if it has any."""
     vitals: Mapping[str, float] = field(default_factory=dict)
     """Device and host readings during the load, by their names in `pytest_longctx.measures`."""
     send_delay_s: float | None = None
-    """Longest delay between the due time and the sending of a request in an open loop. It counts as waiting time."""
+    """
+    Longest delay in seconds between the due time and the sending of a request in an open loop, which counts as waiting
+    time.
+    """
     offered_share: float | None = None
     """In an open loop, the rate of sending over the requested rate; None for one request."""
 
@@ -69,7 +72,8 @@ def run(
     server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: ProgressCallback = no_progress
 ) -> Load:
     """
-    Send the requests of a load: at most ``concurrency`` at a time, or ``rate_per_s`` however fast they are answered.
+    Send the requests of a load and return the result. Either ``concurrency`` limits the requests in flight, or
+    ``rate_per_s`` sets their arrivals.
 
     The deadline of each request includes time for all requests ahead of it in the queue. In an open loop, times count
     from the moment a request was due, so a late send (busy client or server) counts as waiting. Raises `PromptError`.
@@ -91,7 +95,7 @@ def run(
 
 def offered_share(due_s: Sequence[float], delays_s: Sequence[float]) -> float | None:
     """
-    Return the rate at which requests were sent, over the rate at which they were due; None if all were due at once.
+    Return the share of the requested rate at which requests were really sent; None if all were due at once.
 
     >>> offered_share((0.0, 0.5, 1.0), (0.0, 0.4, 1.0))
     0.5
@@ -104,7 +108,7 @@ def offered_share(due_s: Sequence[float], delays_s: Sequence[float]) -> float | 
 
 @dataclass(frozen=True, slots=True)
 class _Flock:
-    """Sends the requests of one load."""
+    """Sender of the requests of one load."""
 
     server: Server
     prompt: Callable[[int], Sendable]
@@ -119,13 +123,16 @@ class _Flock:
         return self.prompt(self.asked.prompt_tokens or 1)
 
     async def send(self, fresh: Sendable, ahead: int, gauges: MetricsPoller) -> Exchange:
-        """Send one request. Its deadline includes time for *ahead* requests of its size in the queue."""
+        """
+        Send one request and return its exchange. The deadline includes time for *ahead* requests of this size in the
+        queue.
+        """
         deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
         talk = StreamedRequest(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
         return await talk.run()
 
     async def closed(self, concurrency: int) -> list[Exchange]:
-        """Send all requests, at most *concurrency* at a time."""
+        """Send all requests, at most *concurrency* at a time, and return their exchanges."""
         places = asyncio.Semaphore(concurrency)
 
         async def one(gauges: MetricsPoller) -> Exchange:
@@ -137,7 +144,10 @@ class _Flock:
             return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
 
     async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
-        """Send each request when it is due. Return exchanges that start at the due time, and the send delay in seconds."""
+        """
+        Send each request when it is due, and return the exchanges, which start at the due time, with the send delays in
+        seconds.
+        """
 
         async def one(fresh: Sendable, due_s: float, gauges: MetricsPoller) -> tuple[Exchange, float]:
             exchange = await self.send(fresh, self.requests, gauges)
@@ -156,7 +166,7 @@ class _Flock:
 
 
 def reading(server: Server) -> ServerMetrics:
-    """Read the server's counters once, before or after a load. The reading is empty if the server has none or does not answer."""
+    """Return the server's counters before or after a load. The reading is empty if the server has none or does not answer."""
     if server.backend.metrics == MetricNames():
         return ServerMetrics()
     try:
@@ -171,7 +181,7 @@ def reading(server: Server) -> ServerMetrics:
 
 def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exchange]) -> Ledger | None:
     """
-    Return the increase of the server's counters over a load, after they include all answers; None if it has no
+    Return the increase of the server's counters over a load, after they include all answers; None if the server has no
     counters.
     """
     if not server.backend.metrics.generated_tokens:
@@ -187,7 +197,10 @@ def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exch
 
 
 def _cached_share(load: Load, prompt_tokens: int) -> float | None:
-    """Cached share of the prompts: from usage if every answer reports it, otherwise from the server's counter."""
+    """
+    Return the share of prompt tokens from the cache: from usage if every answer reports it, else from the server's
+    counter; None if unknown.
+    """
     named = [each.usage.cached_tokens for each in load.exchanges]
     known = [tokens for tokens in named if tokens is not None]
     by_counter = load.ledger.cached_tokens if load.ledger is not None else None
@@ -209,7 +222,10 @@ def _ledger_gap(load: Load) -> dict[str, float | None]:
 
 
 def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float | None = None) -> Observation:
-    """Convert a load to evidence: the first request that was not served; if all were, rates, percentiles and goodput."""
+    """
+    Return the evidence of a load: the first request that was not served, or, if all were served, rates, percentiles and
+    goodput.
+    """
     exchanges = load.exchanges
     if not exchanges:
         return Observation(None, said=load.said, measured_by=load.measured_by)
@@ -247,7 +263,7 @@ def _goodput(
     exchanges: Sequence[Exchange], duration_s: float, goal_ttft_s: float | None, goal_tpot_s: float | None
 ) -> dict[str, float | None]:
     """
-    Return the share and rate of requests that met every goal; empty without a goal, None if a time for a goal is
+    Return the share and rate of requests that met every goal: empty without a goal, None if a time that a goal needs is
     missing.
     """
     goals = [(goal_ttft_s, "ttft_s"), (goal_tpot_s, "tpot_s")]
@@ -262,7 +278,7 @@ def _goodput(
 
 
 def _summary(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile of a load's *values*, interpolated linearly; None if there are no values."""
+    """Return mean, median, 90th and 99th percentile of a load's *values*, interpolated linearly; None without values."""
     names = ("p50", "p90", "p99")
     if not values:
         return dict.fromkeys(("mean", *names))

@@ -20,7 +20,7 @@ _LATE_S = 3.0
 
 
 class Logged(NamedTuple):
-    """One logged rate, and the number of tokens if the line has it."""
+    """One throughput from a log line, and the number of tokens if the line has it."""
 
     tokens_per_s: float
     tokens: int | None = None
@@ -39,7 +39,8 @@ def rates(lines: Iterable[str], line_of: RateLine) -> list[Logged]:
 
 def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
     """
-    Compare the highest logged rate with the client's: it ``adds up``, or it ``cannot be`` the rate of this request.
+    Return the verdict of arithmetic on the highest logged rate: it ``adds up``, or it ``cannot be`` the rate of this
+    request.
 
     If a line has no token count, the whole prompt is assumed to count in its window, as in vLLM.
     """
@@ -63,7 +64,10 @@ def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
 
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
-    """Send one request alone in a log window, and compare the logged rate. The outcome is None if no log can be read."""
+    """
+    Send one request alone in a log window, and return the comparison with the logged rate. The outcome is None without
+    a readable log.
+    """
     line_of, log = server.backend.catalogue.rate, server.log
     if line_of is None or log is None:
         return Observation(None, said="the server's log cannot be read, or no pattern for its throughput line is known")

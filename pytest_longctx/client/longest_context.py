@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One attempted length. The result is whether it worked, or the server's message; None if neither served nor refused."""
+    """
+    One attempted length and its result: whether it worked, and the server's message. None if neither served nor
+    refused.
+    """
 
     tokens: int
     worked: bool | None
@@ -16,7 +19,7 @@ class Try:
 
 def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ...]:
     """
-    Search *low* to *high* tokens for the longest length that works. Return every attempt; see `found`.
+    Search *low* to *high* tokens for the longest length that works, and return every attempt; see `found`.
 
     The search assumes that every length below a working one works too. It tries each number in a refusal as the limit,
     and the next longer length. A server that reports its limit takes three attempts, any other log2(high - low) + 2.
@@ -41,11 +44,11 @@ def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ..
 
 
 def found(tries: tuple[Try, ...]) -> int | None:
-    """Return the longest length that worked; None if none did."""
+    """Return the longest length that worked; None if no length worked."""
     return max((each.tokens for each in tries if each.worked), default=None)
 
 
 def _limits(tried: Try) -> list[int]:
-    """Return candidate limits from a refusal: each number and the next higher one, to test both sides of the limit."""
+    """Return candidate limits from a refusal: each number and its successor, to test both sides of the limit."""
     numbers = [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]*\d", tried.said)]
     return [length for number in numbers if number != tried.tokens for length in (number, number + 1)]

@@ -17,14 +17,20 @@ from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 
 WITNESS_TOKENS: Final = 2048
-"""Length of the witness prompt that shows whether the cache is empty. It fills several blocks of any block size."""
+"""
+Length in tokens of the witness prompt that shows whether the cache is empty. The prompt fills several blocks of any
+size.
+"""
 _ANSWER_S: Final = 60.0
 _FREE_S: Final = 5.0
-"""How long a server may hold the blocks of a finished answer. It refuses a reset until then."""
+"""Seconds for which a server may hold the blocks of a finished answer, and therefore refuse a reset."""
 
 
 def reset(server: Server) -> Refusal | None:
-    """Reset the prefix cache of *server*. Return the refusal, or None on success. Status 404 means no such endpoint."""
+    """
+    Reset the prefix cache of *server*. Return None on success, else the refusal. Status 404 means that the server has
+    no such endpoint.
+    """
     path = server.backend.reset_path
     if path is None:
         return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")
@@ -49,8 +55,8 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
 
 def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
     """
-    Empty the prefix cache of *server*. Raises `CacheError` if *witness*, which was sent before, still has cached
-    tokens.
+    Empty the prefix cache of *server*. Raises `CacheError` if a repeat of *witness*, an earlier prompt, still has
+    cached tokens.
     """
     ask(server, witness, 1, watch=watch)
     refusal = reset(server)
@@ -73,7 +79,8 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    Test the reset of the prefix cache: send *prompt* three times, and reset the cache before the third request.
+    Send *prompt* three times, with a reset of the prefix cache before the third request, and return the observation of
+    the reset.
 
     Return the observation of the third request, with the cached share of the second request added. The outcome is None if the
     server has no endpoint to reset its cache.

@@ -1,4 +1,4 @@
-"""Whether a server still answers a short request, the canary, after a request that may exceed its capacity."""
+"""Check that a server still answers a short request, the canary, after a request that may exceed its capacity."""
 
 from dataclasses import replace
 from typing import Final
@@ -8,11 +8,14 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.units import duration
 
 CANARY_TOKENS: Final = 8
-"""Prompt length of the canary. It fits into any KV pool and needs almost no work."""
+"""Length in tokens of the canary, which fits into any KV pool and needs almost no work."""
 
 
 def after(seen: Observation, canary: Exchange) -> Observation:
-    """Combine *seen*, the result of a finished or cancelled request, with the result of the *canary* sent after it."""
+    """
+    Return *seen*, the result of a finished or cancelled request, combined with the result of the *canary* sent
+    afterwards.
+    """
     small = f"a request of {canary.sent_tokens} tokens after it"
     well = canary.ending == "complete"
     took_s = canary.ended_s - canary.started_s

@@ -49,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers of one server to one prompt. All are compared with the first, whose request ran alone."""
+    """The answers of one server to one prompt. Every answer is compared with the first, whose request ran alone."""
 
     prompt: str
     """Digest of the prompt."""
@@ -60,7 +60,7 @@ class Answers:
 
 def ask(server: Server, draw: PromptFactory, asked: Ask, watch: ProgressCallback, *, natural: bool) -> Answers:
     """
-    Send the same prompt to *server* alone, in batches, and after cache hits.
+    Return the answers of *server* to the same prompt alone, in batches, and after cache hits.
 
     *draw* makes the prompts, of *natural* text or of random ids. Raises `UnservedError` for the first request that is
     not served, and `UnwalkableError` if the cache cannot be emptied.
@@ -80,7 +80,7 @@ def ask(server: Server, draw: PromptFactory, asked: Ask, watch: ProgressCallback
 
 def _warm(one: Walk, task: Task, other: Task) -> list[Answer]:
     """
-    Return answers to *task* after cache hits: of the whole prompt, and of its first half, shared with a prompt that
+    Return answers to *task* after two cache hits: of the whole prompt, and of its first half, shared with a prompt that
     ends as *other*.
     """
     if not one.server.backend.salted:
@@ -100,7 +100,7 @@ def _warm(one: Walk, task: Task, other: Task) -> list[Answer]:
 
 @dataclass(frozen=True, slots=True)
 class Mismatched:
-    """The difference between an answer and the first answer."""
+    """The difference between one answer and the first answer."""
 
     token: int | None
     """Index of the first token that differs; None if all are equal."""
@@ -116,7 +116,7 @@ class Mismatched:
 
 def mismatched(first: Sequence[Token], second: Sequence[Token]) -> Mismatched:
     """
-    Compare *second* with *first*. Nothing can be compared after the first token that differs.
+    Return the difference of *second* from *first*. Tokens after the first difference cannot be compared.
 
     >>> mismatched([Token("a", -1.0), Token("b", -2.0)], [Token("a", -1.5), Token("c", -2.0)])
     Mismatched(token=1, logprob_at=0, gap_nats=0.5, first='b', second='c')
@@ -135,8 +135,8 @@ def mismatched(first: Sequence[Token], second: Sequence[Token]) -> Mismatched:
 
 def compare(answers: Answers, others: Answers | None = None) -> Observation:
     """
-    Return evidence: every answer against the first one, also the first one of *others*, a server with other chunk
-    sizes.
+    Return the evidence: each answer compared with the first, and the first answer of *others*, a server with other
+    chunk sizes.
 
     Raises `ResultsError` if the other server got another prompt.
     """
@@ -165,7 +165,7 @@ def compare(answers: Answers, others: Answers | None = None) -> Observation:
 
 
 def _place(how: str, found: Mismatched) -> str:
-    """Describe the difference between an answer and the first one."""
+    """Return the place of the difference between an answer and the first one, as text."""
     bits = f"log-probabilities from token {found.logprob_at} on, by {found.gap_nats:.3g} nats at most"
     if found.token is None:
         return f"{how}: {bits}"
@@ -180,7 +180,7 @@ def save(answers: Answers, path: Path) -> None:
 
 
 def load(path: Path) -> Answers:
-    """Load the answers from *path*. Raises `ResultsError` if it has none."""
+    """Return the answers from the file *path*. Raises `ResultsError` if the file has none."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         each = tuple(
@@ -195,6 +195,6 @@ def load(path: Path) -> Answers:
 
 
 def path_of(folder: Path, deployment: str, asked: Ask) -> Path:
-    """Path in *folder* of the answers of *deployment* to *asked*."""
+    """Return the path in *folder* for the answers of *deployment* to the question *asked*."""
     digest = hashlib.sha256(f"{asked.prompt_tokens} {asked.output_tokens}".encode()).hexdigest()[:8]
     return folder / f"{deployment}.{digest}.json"

@@ -46,14 +46,14 @@ _JSON: Final = {"Content-Type": "application/json"}
 _FIRST_BYTE: Final = "http11.send_request_headers.started"
 """httpcore's event name for the first byte. A proxy tunnel emits it twice; the last one counts."""
 _LAST_WORDS_S: Final = 1.0
-"""How long to wait for the error of an engine whose health check says that it is dead. The error may explain it."""
+"""Seconds to wait for the error of an engine whose health check reports it dead, because the error may explain the death."""
 
 Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
 class StreamedRequest:
-    """One request in flight, and its observations so far."""
+    """One request in flight, and the observations so far."""
 
     server: Server
     prompt: Sendable
@@ -82,7 +82,7 @@ class StreamedRequest:
     watchdog: Watchdog | None = None
 
     async def run(self) -> Exchange:
-        """Run the whole request, and poll the server's metrics meanwhile."""
+        """Send the request, poll the server's metrics until the answer ends, and return the exchange."""
         async with (
             open_http(self.server, None) as http,
             nullcontext(self.gauges) if self.gauges else poll_metrics(self.server) as gauges,
@@ -116,7 +116,10 @@ class StreamedRequest:
         )
 
     def _arrived(self) -> tuple[float, ...]:
-        """Arrival times of chunks with content. For a single token without text, the arrival of the last chunk."""
+        """
+        Return the arrival times of chunks with content. For a single token without text, return the arrival of the last
+        chunk.
+        """
         single = self.usage is not None and self.usage.completion_tokens == 1
         if self.arrivals_s or self.finished_s is None or not single:
             return tuple(self.arrivals_s)
@@ -128,7 +131,7 @@ class StreamedRequest:
         return await watchdog.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
-        """Return the token counts from usage. If usage has no cached tokens, they come from the server's counter."""
+        """Return the counts of the usage record. The server's counter supplies missing cached tokens."""
         usage = self.usage or Usage()
         if self.usage is not None and usage.cached_tokens is None and ledger is not None:
             usage = replace(usage, cached_tokens=ledger.cached_tokens)
@@ -140,7 +143,7 @@ class StreamedRequest:
         return "uploading" if self.uploaded_s is None else "waiting"
 
     async def _race(self, http: httpx.AsyncClient, watchdog: Watchdog) -> tuple[Ending, float]:
-        """Wait until the answer ends, the deadline passes or the watchdog stops the request."""
+        """Wait for the answer's end, the deadline or the watchdog. Return the ending and its time."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
         watching = asyncio.create_task(watchdog.watch(what, self._phase, self.deadline_s, self.watch))
@@ -176,7 +179,7 @@ class StreamedRequest:
             return "died mid-stream" if self.answering else "disconnected"
 
     async def _exchange(self, http: httpx.AsyncClient) -> Ending:
-        """Send the request and read its answer. Raises the errors of httpx."""
+        """Send the request, read the answer and return the ending. Raises the errors of httpx."""
         head, tail = self._body()
         length = str(len(head) + self.prompt.json_bytes + len(tail))
         async with http.stream(
@@ -199,7 +202,7 @@ class StreamedRequest:
             return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
-        """Return whether *response* does not come from an engine. *detail* is then the reason."""
+        """Return whether *response* does not come from an engine. *detail* then has the reason."""
         server, headers = self.server, response.headers
         answer = Answer(
             f"POST {self.prompt.path}",
@@ -216,7 +219,7 @@ class StreamedRequest:
         return found is not None
 
     def _body(self) -> tuple[bytes, bytes]:
-        """Return the body of the request before and after the token ids of the prompt."""
+        """Return the request body in two parts: before and after the token ids of the prompt."""
         rest = {
             "max_tokens": self.output_tokens,
             "stream": True,
@@ -261,8 +264,8 @@ class StreamedRequest:
 
     def _ends_with(self, event: Event, came_s: float) -> Ending | None:
         """
-        Process one event. Return the ending if the answer ends with it. Raises `ValueError` for data that no completion
-        contains.
+        Process one event. Return the ending if the event ends the answer, else None. Raises `ValueError` for data that
+        no completion contains.
         """
         if event.data.strip() == "[DONE]":
             return self._at_the_end()
@@ -280,7 +283,7 @@ class StreamedRequest:
         return None
 
     def _at_the_end(self) -> Ending:
-        """Return the ending of an answer with its closing event. vLLM ends a request that it aborts with a count of 0 alone."""
+        """Return the ending of a closed answer. vLLM closes an aborted request with a count of 0, without an error."""
         empty = self.usage is not None and self.usage.completion_tokens == 0 and not self.arrivals_s
         if empty and self.finished_s is None and not self.detail:
             self.detail = "the server ended the answer without a token, and without a reason (finish_reason)"
@@ -312,7 +315,7 @@ class StreamedRequest:
 
 def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
     """
-    Correct the *usage* of a decode role: its cached tokens include those that a prefill role computed and sent.
+    Return the *usage* of a decode role without the tokens that a prefill role sent, which count as cached there.
 
     vLLM adds up both in ``cached_tokens``. The tokens from a cache are unknown unless the counters separate them.
     """
@@ -322,7 +325,7 @@ def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
 
 
 def decoding(backend: Backend) -> dict[str, Any]:
-    """Sampling parameters of every request."""
+    """Return the sampling parameters of every request."""
     return {"temperature": 0, **backend.body}
 
 
@@ -341,7 +344,7 @@ def _said(choice: Mapping[str, Any]) -> str | None:
 
 
 def open_client(server: Server, timeout_s: float) -> PageClient:
-    """Open a synchronous HTTP client for short requests to *server*. It uses no proxies from the environment on loopback."""
+    """Return a synchronous HTTP client for short requests to *server*, without proxies on loopback."""
     return PageClient(
         base_url=server.url,
         headers=dict(server.headers),
@@ -362,7 +365,7 @@ def ask(
     traced: bool = False,
 ) -> Exchange:
     """
-    Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
+    Send *prompt*, request *output_tokens* tokens and return the exchange, also of a refusal or a hang.
 
     *traced*: request the log-probability of each token, if the backend can return it. *deadline_s* counts from the first
     byte. By default it follows from the deployment's timeouts. Raises `PromptError` for a wrong argument, and `LaunchError`

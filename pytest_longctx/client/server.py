@@ -1,4 +1,4 @@
-"""A running server as a value, and the lock that lets only one process at a time measure it."""
+"""A running server as a value, and the lock that lets only one process at a time measure the server."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
-    """Return the default for a server whose exit is not observed: return None."""
+    """Return None: the default evidence for a server whose exit is not observed."""
     return None
 
 
@@ -27,11 +27,11 @@ class Server:
 
     url: str
     model: str
-    """The server's name of its model."""
+    """The name by which the server knows its model."""
     backend: Backend
     deployment: Deployment
     launcher: str
-    """Name of the launcher that started it or attached to it."""
+    """Name of the launcher that started the server or attached to it."""
     version: str | None = None
     max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -41,26 +41,33 @@ class Server:
     """Textual readings of the boot: KV-cache dtype, attention backend."""
     log: Path | None = None
     local: bool = True
-    """Whether it is on this machine's loopback, without a proxy in between."""
+    """Whether the server is on this machine's loopback, without a proxy in between."""
     attached: bool = False
-    """Whether another run started it. Then only its own reports are known."""
+    """Whether another run started the server, so that only its own reports are known."""
     salt: str = ""
     """Cache salt sent with each request, so that the prefix cache has no prompts of earlier runs; empty if not sent."""
     stops: bool = False
-    """Whether the model ends its answers itself. If not, all requested tokens are generated."""
+    """Whether the model ends its answers itself. Otherwise, all requested tokens are generated."""
     hidden: tuple[str, ...] = ()
-    """Secrets of its environment and command line. Its log may repeat them."""
+    """Secrets of the server's environment and command line, which its log may repeat."""
     ended: Callable[[float], Evidence | None] = not_seen
     """
-    How the server ended, if it ends within the given seconds; None while it runs, or if its end is not observed.
+    Function that returns how the server ended; None if it still runs after the given seconds, or if its end is not
+    observed.
 
     Raises `LaunchError` if its container or Pod has disappeared, which is no fault of the server.
     """
     halted: Callable[[], tuple[str, ...]] = tuple
-    """Its processes that a signal has stopped, in words; none if they cannot be seen."""
+    """
+    Function that returns a line for each process of the server that a signal has stopped; empty if they cannot be
+    observed.
+    """
 
     def __repr__(self) -> str:
-        """Return a short form: pytest prints it above each failed test. It omits the headers, which contain the key."""
+        """
+        Return a short form, because pytest prints a server above each failed test. The headers, which contain the key,
+        are omitted.
+        """
         return f"<Server {self.deployment.name} at {self.url}>"
 
     @property
@@ -77,24 +84,24 @@ class Server:
 
     @property
     def silently_cached(self) -> int | None:
-        """The number of cached tokens if usage has none: 0, or None (unknown)."""
+        """The number of cached tokens to assume if usage reports none: 0, or None if unknown."""
         return 0 if self.backend.names_cached_if_any and not self.attached else None
 
     @property
     def receives_kv(self) -> bool:
-        """Whether a prefill role computes the KV cache of a request for this server. That is no cache hit."""
+        """Whether a prefill role computes the KV cache of a request for this server. A received KV cache is no cache hit."""
         return self.backend.receives_kv(self.deployment)
 
     @property
     def secure(self) -> bool:
-        """Whether the server's URL needs certificates. Loading them takes each HTTP client tens of milliseconds."""
+        """Whether the server's URL needs certificates, which take each HTTP client tens of milliseconds to load."""
         return self.url.startswith("https:")
 
 
 @contextmanager
 def exclusive(url: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
     """
-    Lock the server at *url*. Wait until no other process of this user measures it.
+    Hold the lock of the server at *url*, after waiting until no other process of this user measures the server.
 
     Workers of one run that share a server take turns. The kernel releases the lock if one of them dies. Raises
     `LaunchError` if the lock cannot be trusted, or if its holder is stopped.
@@ -129,7 +136,7 @@ _STREAM: Final = "a server that streams its answers, without a buffering proxy i
 
 @dataclass(frozen=True, slots=True)
 class Unaskable:
-    """Why a request did not reach an engine, and what to do."""
+    """The reason why a request did not reach an engine, and the remedy."""
 
     asked: str
     answered: str
@@ -168,13 +175,13 @@ class Answer:
 
     @property
     def is_page(self) -> bool:
-        """Whether it is an HTML page. No engine returns one."""
+        """Whether this response is an HTML page, which no engine returns."""
         return (
             "text/html" in self.kind or re.match(r"\s*<(?:!doctype html|html)\b", self.text, re.IGNORECASE) is not None
         )
 
     def shown(self, secrets: tuple[str, ...] = ()) -> str:
-        """Status and text, shortened, with *secrets* masked."""
+        """Return the status and the text of the response, shortened, with *secrets* masked."""
         return f"HTTP {self.status} {shown(' '.join(self.text.split()), secrets)[:200]}".strip()
 
 
@@ -192,7 +199,7 @@ def unaskable(
 
 
 def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tuple[str, str] | None:
-    """Return the first matching reason and its remedy."""
+    """Return the first reason that matches *answer*, and its remedy; None if no reason matches."""
     status = answer.status
     what, remedy = _GATEWAY.get(status, ("", ""))
     kind = shown(answer.kind)[:100] or "a body without a content type"

@@ -30,10 +30,10 @@ _WIDEST: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
-    """One scrape of the metrics. None means not observed."""
+    """One scrape of a server's metrics. None means not observed."""
 
     answered: bool = False
-    """Whether the page had any known metric. A counter that it lacks has then counted nothing."""
+    """Whether the page had any known metric. A counter missing from such a page has counted nothing."""
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
@@ -54,15 +54,18 @@ class ServerMetrics:
 
     @property
     def unscheduled(self) -> bool:
-        """Whether requests wait while none runs: the scheduler has work and does not start it."""
+        """Whether requests wait while none runs: the scheduler has work and starts none of it."""
         return bool(self.waiting) and self.running == 0
 
     def worked_since(self, before: "ServerMetrics") -> float | None:
-        """Return the number of tokens that the model processed between *before* and this scrape, over all requests."""
+        """
+        Return the number of tokens of all requests that the model processed from *before* to this scrape; None if
+        unknown.
+        """
         return figure_of(self.grown("worked_tokens", before))
 
     def grown(self, name: str, before: "ServerMetrics") -> float | None:
-        """Increase of the metric *name* since *before*; None if unknown."""
+        """Return the increase of the metric *name* since *before*; None if unknown."""
         now, then = getattr(self, name), getattr(before, name)
         return None if now is None or not before.answered else now - (then or 0.0)
 
@@ -110,7 +113,8 @@ _COUNTERS = (
 
 def read(text: str, names: MetricNames) -> ServerMetrics:
     """
-    Parse one ``/metrics`` page. Counters of several engines are summed; the highest of their cache usages is taken.
+    Return the metrics of one ``/metrics`` page. Counters of several engines are summed; of their cache usages, the
+    highest is taken.
 
     A metric whose value no counter or gauge can have (NaN, infinite, negative, above 2^53) is not observed. Raises
     `ValueError` if the page is no metrics page.
@@ -145,7 +149,7 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
 
 
 def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
-    """Layout of the KV cache (its dtype), if the server reports it."""
+    """Return the layout of the KV cache, which is its dtype, if the server reports it; empty otherwise."""
     dtype = cache_labels(http, names).get("cache_dtype")
     return {"kv_cache_dtype": dtype} if dtype else {}
 
@@ -161,7 +165,7 @@ def cache_labels(http: httpx.Client, names: MetricNames) -> dict[str, str]:
 
 
 def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
-    """Scrape a server's metrics once, blocking; see `scrape`."""
+    """Return one scrape of a server's metrics from blocking code; see `scrape`."""
     try:
         answer = http.get(PATH)
         return read(answer.text, names) if answer.status_code == 200 else ServerMetrics()
@@ -170,7 +174,7 @@ def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
 
 
 async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
-    """Scrape the server's metrics once. Return an empty reading if it has none or does not answer."""
+    """Return one scrape of the server's metrics. The reading is empty if the server has none or does not answer."""
     if names == MetricNames():
         return ServerMetrics()
     try:
@@ -181,7 +185,7 @@ async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
 
 
 SLOWER: Final = 3.0
-"""Allowed ratio of the next step to the longest step so far. Later chunks of a prompt take longer."""
+"""Allowed ratio of the next step's time to the longest step so far, because later chunks of a prompt take longer."""
 _ONE_STEP: Final = 2
 """
 Number of gauge changes that prove that a prompt is computed in several steps.
@@ -194,15 +198,15 @@ _COUNTS_REQUESTS: Final = ("answered", "running", "waiting")
 
 def moved(before: ServerMetrics, now: ServerMetrics) -> str | None:
     """
-    Return the name of a metric that differs between two scrapes; None if none does. Metrics missing from one are
-    ignored.
+    Return the name of a metric that differs between two scrapes; None if all are equal. Metrics missing from one scrape
+    are ignored.
     """
     then, value = _figures(before), _figures(now)
     return next((name for name in then if name in value and value[name] != then[name]), None)
 
 
 def can_move(page: ServerMetrics) -> bool:
-    """Return whether a metrics *page* has a metric that changes with work."""
+    """Return whether a metrics *page* has a metric that changes with the engine's work."""
     return bool(_figures(page))
 
 
@@ -212,7 +216,7 @@ def _figures(page: ServerMetrics) -> dict[str, float]:
 
 
 def unslowed() -> float:
-    """Default: the machine is as fast as when it was measured."""
+    """Return 1.0, the default slow-down: the machine is as fast as when its speed was measured."""
     return 1.0
 
 
@@ -221,10 +225,10 @@ _LOADAVG = Path("/proc/loadavg")
 
 def processes_per_core() -> float:
     """
-    Return the number of processes that compute or wait to, per core of this machine.
+    Return the number of processes that run or are ready to run, per core of this machine.
 
-    It is the mean of the last minute, or the present number if that is higher: the mean lags a minute behind a program
-    that has just started.
+    The number is the mean of the last minute, or the present one if that is higher, because the mean lags a minute
+    behind a program that has just started.
     """
     now = 0
     with suppress(OSError, ValueError, IndexError):
@@ -233,13 +237,13 @@ def processes_per_core() -> float:
 
 
 def host_load() -> float:
-    """`processes_per_core`, but at least 1."""
+    """Return `processes_per_core`, at least 1."""
     return max(1.0, processes_per_core())
 
 
 @dataclass(slots=True)
 class Stall:
-    """Tracks the progress of one request or one boot. It has stalled after `limit_s` without progress."""
+    """Detector of a stalled request or boot: no progress for `limit_s`."""
 
     stall_s: float
     started_s: float
@@ -262,8 +266,8 @@ class Stall:
 
     def move(self, now_s: float, what: str, *, step: bool = True) -> None:
         """
-        Record progress of a request from its server's metrics. *step*: it is progress of the computation, not only of
-        its start.
+        Record progress of a request from the server's metrics. *step*: the computation itself progressed, not only its
+        start.
         """
         if step and self.steps:
             self._longest_s = max(self._longest_s, now_s - self.moved_s)
@@ -272,7 +276,7 @@ class Stall:
 
     def limit_s(self, *, stepwise: bool = False) -> float:
         """
-        Return the longest time without progress in a server's metrics that is allowed now. *stepwise*: the request is
+        Return the longest time in seconds that the server's metrics may show no progress. *stepwise*: the request is
         computed in steps.
         """
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
@@ -280,7 +284,7 @@ class Stall:
         return (usual_s if in_steps else usual_s + self.one_step_s) * self.slowed()
 
     def look(self, now_s: float, *, stepwise: bool = False) -> str | None:
-        """Return the reason if the server's metrics show that a request has stalled; else None."""
+        """Return the reason if the server's metrics show that a request has stalled; None if it has not."""
         silent_s, limit_s = now_s - self.moved_s, self.limit_s(stepwise=stepwise)
         if silent_s <= limit_s:
             return None
@@ -290,7 +294,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Describe the progress of a request whose deadline passed."""
+    """The progress of a request whose deadline passed, as text."""
 
     elapsed_s: float
     budget_s: float

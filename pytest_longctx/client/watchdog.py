@@ -40,17 +40,17 @@ many chunks.
 
 @dataclass(slots=True)
 class Admission:
-    """Follows successive scrapes, and reports requests that have waited unscheduled for longer than *limit_s*."""
+    """Rule that follows successive scrapes, and reports requests that have waited unscheduled for longer than *limit_s*."""
 
     limit_s: float
     waited_s: float | None = None
-    """Longest unscheduled wait so far in seconds; None if there was none."""
+    """Longest unscheduled wait so far in seconds; None if no request waited."""
     _since_s: float = 0.0
     _still: ServerMetrics | None = None
     """The scrape since which nothing has changed; None if a request runs or none waits."""
 
     def look(self, now_s: float, seen: ServerMetrics) -> str | None:
-        """Return the reason if a request waits too long for admission, else None. A missing metrics page proves nothing."""
+        """Return the reason if a request waits too long for admission; None if not. A missing metrics page proves nothing."""
         if not seen.answered:
             return None
         if not seen.unscheduled:
@@ -71,16 +71,19 @@ CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
 """Interval between scrapes before the first token."""
 _PULSE_S: Final = 5.0
-"""Timeout of a health check. It needs no work of the engine."""
+"""Timeout in seconds of a health check, which needs no work of the engine."""
 _SETTLE_S: Final = 2.0
-"""How long the server's counters may take to include an answer."""
+"""Seconds that the server's counters may take to include an answer."""
 
 Phase = Callable[[], str]
 """State of a request as its client knows it: ``uploading``, ``waiting`` for the first token, or ``answering``."""
 
 
 def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
-    """Open a client for *server* with these read and write timeouts (None: no timeout). It uses no proxies on loopback."""
+    """
+    Return a client for *server* with the given read and write timeouts (None: no timeout). The client uses no proxies
+    on loopback.
+    """
     return AsyncPageClient(
         base_url=server.url,
         headers=dict(server.headers),
@@ -92,7 +95,7 @@ def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
 
 @dataclass(slots=True)
 class MetricsPoller:
-    """A server's metrics; concurrent requests share one scrape."""
+    """Poller of a server's metrics. Concurrent requests share one scrape."""
 
     side: httpx.AsyncClient
     names: MetricNames
@@ -106,11 +109,11 @@ class MetricsPoller:
     """Whether the last health check reported a dead engine."""
 
     async def now(self) -> server_metrics.ServerMetrics:
-        """Poll the server's metrics now."""
+        """Scrape the server's metrics now, and return them."""
         return await server_metrics.scrape(self.side, self.names)
 
     async def lately(self) -> server_metrics.ServerMetrics:
-        """Return metrics that are at most half a polling interval old. Scrape them if needed."""
+        """Return the server's metrics, at most half a polling interval old. If the last scrape is older, scrape again."""
         async with self.asking:
             if self.clock() - self.read_s > _LOOK_S / 2:
                 self.last, self.dead = await self.now(), await self.health(self.health_path) == 503
@@ -118,7 +121,10 @@ class MetricsPoller:
         return self.last
 
     async def health(self, path: str | None) -> int | None:
-        """HTTP status of a health check; None if it fails. A healthy status does not prove that the engine works."""
+        """
+        Return the HTTP status of a health check; None if the check fails. A healthy status does not prove that the
+        engine works.
+        """
         try:
             return (await self.side.get(path, timeout=_PULSE_S)).status_code if path else None
         except httpx.HTTPError:
@@ -127,7 +133,7 @@ class MetricsPoller:
 
 @asynccontextmanager
 async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
-    """Open a poller with an HTTP client of its own."""
+    """Open a poller of the server's metrics, with an HTTP client of its own."""
     async with open_http(server, CONNECT_S) as side:
         yield MetricsPoller(
             side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None
@@ -145,7 +151,7 @@ def _keeps_all(server: Server) -> bool:
 
 @dataclass(slots=True)
 class Watchdog:
-    """Polls the server of one request, and ends the request when more waiting is useless."""
+    """Watchdog of one request: polls the server, and ends the request when more waiting is useless."""
 
     server: Server
     gauges: MetricsPoller
@@ -155,12 +161,12 @@ class Watchdog:
     admission: Admission = field(init=False)
     stall: Stall = field(init=False)
     health: int | None = None
-    """HTTP status of the last health check; None if it did not answer, or if there was none."""
+    """HTTP status of the last health check; None if it failed, or if no check was made."""
     kv_usage_peak: float | None = None
     """Highest share of the KV cache in use over the scrapes of this request."""
     _log: LogMotion = field(init=False)
     _last: server_metrics.ServerMetrics | None = None
-    """The scrape to compare the next one with; None if there is none, or if it is outdated."""
+    """The scrape with which the next one is compared; None without a current one."""
 
     def __post_init__(self) -> None:
         timeouts, catalogue = self.server.deployment.timeouts, self.server.backend.catalogue
@@ -176,20 +182,20 @@ class Watchdog:
         self._log = LogMotion.from_now(self.server.log, idle)
 
     async def note_counters(self) -> None:
-        """Read the counters before the first byte is sent."""
+        """Store the server's counters before the first byte is sent."""
         self.before = await self.gauges.now()
         self._last = self.before if self.before.answered else None
 
     def begin(self) -> None:
-        """Start the stall timer: the first byte will now be sent."""
+        """Start the stall timer, because the first byte will now be sent."""
         self.stall.moved_s = self.stall.started_s = self.gauges.clock()
 
     def took(self) -> None:
-        """Note that the server accepted a part of the prompt."""
+        """Record that the server accepted a part of the prompt."""
         self.stall.move(self.gauges.clock(), "the upload", step=False)
 
     def came(self) -> None:
-        """Note that a chunk of the answer arrived."""
+        """Record that a chunk of the answer arrived."""
         self.stall.move(self.gauges.clock(), "the answer")
         self._last = None  # the next page includes its tokens, which are no new progress
 
@@ -199,7 +205,7 @@ class Watchdog:
         return can_move(self._last or self.before) or bool(self._log.last)
 
     async def watch(self, what: str, phase: Phase, deadline_s: float, tell: ProgressCallback) -> tuple[Ending, str]:
-        """Poll during a request. Return an ending and its reason as soon as more waiting is useless."""
+        """Poll the server during a request. Return an ending and its reason as soon as more waiting is useless."""
         limit_s = min(self.admission.limit_s, self.stall.stall_s)
         while True:
             await self.sleep(min(_LOOK_S, limit_s / 4))
@@ -230,7 +236,7 @@ class Watchdog:
         tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
 
     def _compare(self, now: server_metrics.ServerMetrics) -> None:
-        """Record progress since the watchdog's last scrape."""
+        """Record the progress since the watchdog's last scrape."""
         if now.kv_usage is not None:
             self.kv_usage_peak = max(now.kv_usage, self.kv_usage_peak or 0.0)
         if now.answered:
@@ -273,8 +279,8 @@ class Watchdog:
 
     def _read_tokens(self) -> float | None:
         """
-        Tokens of the prompt computed so far, from a token count or from the usage of a pool of known size; None if
-        unknown.
+        Return the number of prompt tokens computed so far, from a token count or from the usage of a pool of known
+        size; None if unknown.
         """
         now, pool = self._last, self.server.figures.get("kv_cache_tokens")
         if now is None:
@@ -293,7 +299,7 @@ class Watchdog:
 
     async def ledger(self, completion_tokens: int) -> Ledger | None:
         """
-        Increase of the counters since `note_counters`, after they include an answer of *completion_tokens*.
+        Return the increase of the counters since `note_counters`, once they include an answer of *completion_tokens*.
 
         None if the server has no counters.
         """

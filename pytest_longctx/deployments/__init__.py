@@ -1,1 +1,1 @@
-"""Deployments: schema, hardware, model shape and capacity arithmetic."""
+"""Deployments: their schema, hardware, model shapes and capacity arithmetic."""

@@ -1,4 +1,4 @@
-"""The accelerators that files may name: memory, bandwidth and peak, from the vendors' data sheets (``accelerators.toml``)."""
+"""Accelerators that files may name: memory, bandwidth and peak, from the vendors' data sheets (``accelerators.toml``)."""
 
 import re
 import tomllib
@@ -12,23 +12,23 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One device. None: no data sheet states the value."""
+    """One kind of device. A value is None if no data sheet states it."""
 
     kind: str
     memory_gb: int
     """As sold."""
     bandwidth_gbs: int
-    """GB/s of its memory."""
+    """Memory bandwidth in GB/s."""
     link: str
     """How several devices of one host are connected."""
     family: str
-    """Its architecture. Engines choose kernels and defaults by it."""
+    """Architecture, by which engines choose kernels and defaults."""
     source: str
     """The data sheet."""
     visible_gib: float | None = None
-    """Memory as PyTorch reports it; None if the engine does not use PyTorch."""
+    """Memory in GiB, as PyTorch reports it; None if the engine does not use PyTorch."""
     seen: bool = False
-    """Whether a log contains *visible_gib*. If not, it is computed with the share of a related device."""
+    """Whether a log contains *visible_gib*. Otherwise, the value is computed with the share of a related device."""
     bf16: int | None = None
     """Dense TFLOP/s."""
     fp8: int | None = None
@@ -57,7 +57,7 @@ def _of(kind: str, facts: Mapping[str, Any]) -> Accelerator:
 
 def kind_in(name: str) -> str | None:
     """
-    Return the accelerator kind whose name occurs in a device's own name. The longest match counts. None if there is no match.
+    Return the kind of accelerator whose name occurs in the *name* of a device, the longest match; None without a match.
 
     >>> kind_in("NVIDIA H100 80GB HBM3"), kind_in("NVIDIA A100-SXM4-40GB"), kind_in("NVIDIA L40S"), kind_in("AMD Instinct MI300X")
     ('H100', 'A100-40GB', 'L40S', 'MI300X')
@@ -73,7 +73,7 @@ def kind_in(name: str) -> str | None:
 
 def named(text: str) -> str | None:
     """
-    Return the accelerator kind that *text* means, in any case, with any blanks and hyphens; None if unknown.
+    Return the kind of accelerator that *text* names, in any case and with any blanks and hyphens; None if unknown.
 
     >>> named("rtx 4090"), named("A100-80GB"), named("h100_nvl"), named("5090"), named("H900")
     ('RTX4090', 'A100', 'H100-NVL', 'RTX5090', None)
@@ -83,7 +83,7 @@ def named(text: str) -> str | None:
 
 def instance(text: str) -> tuple[str, int] | None:
     """
-    Return the kind and the number of the accelerators of a cloud machine; None for any other word.
+    Return the kind and the number of the accelerators of the cloud machine *text*; None for any other text.
 
     >>> instance("trn2.48xlarge"), instance("p5.48xlarge"), instance("H100")
     (('trn2', 16), ('H100', 8), None)

@@ -16,13 +16,13 @@ DEVICE_GIB: Mapping[str, float] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of the memory: its name, its size, and whether it is on the host or a device."""
+    """One part of the predicted memory: its name, its size, and whether it is on the host or a device."""
 
     name: str
     size_bytes: float
     host: bool = False
     bounds_bytes: tuple[float, float] | None = None
-    """Least and most size, if kernels and versions differ by more than rounding; None if they do not."""
+    """Smallest and largest size, if kernels and versions differ by more than rounding; None otherwise."""
 
     def __str__(self) -> str:
         low, high = self.bounds_bytes or (0.0, 0.0)
@@ -32,32 +32,35 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The expected result of one boot. *outcome* ``serves`` means that it fits."""
+    """The predicted result of one boot. The *outcome* ``serves`` means that the boot fits."""
 
     outcome: Outcome
     terms: tuple[Term, ...]
     longest_tokens: int
     """Longest request that the server can hold, in tokens."""
     concurrency: float | None = None
-    """Number of full-context requests that fit at once, as the engine would log it; None if the engine has no such figure."""
+    """
+    Number of full-context requests that fit at once, as the engine would log it; None if the engine logs no such
+    figure.
+    """
     culprit: Term | None = None
-    """The term without which the boot would fit. It is seldom the allocation that fails."""
+    """The term without which the boot would fit, which is seldom the allocation that fails; None if the boot fits."""
     failing_bytes: float | None = None
     """Size of the allocation that is expected to fail, as the error message will report it."""
     cure: str = ""
     """The flag that corrects the problem."""
     advertised_tokens: int | None = None
-    """The context it advertises, if that may exceed what it can hold."""
+    """The context that the server advertises, if that may exceed the context that it can hold; else None."""
 
     host_cure: str = ""
-    """The flag that reduces its use of host memory."""
+    """The flag that reduces the server's use of host memory."""
     doubt: str = ""
-    """Why *outcome* may be wrong: the unknown part, and its size; empty if there is no such doubt."""
+    """The reason why *outcome* may be wrong: the unknown part, and its size; empty without such a doubt."""
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
         """
-        Return the predicted boot with *host_bytes* of host memory (None if unknown). Failures on the devices come
-        first.
+        Return the prediction for *host_bytes* of host memory (None if unknown). A failure on the devices comes before
+        one on the host.
         """
         taken = [term for term in self.terms if term.host]
         if host_bytes is None or not self.fits or sum(term.size_bytes for term in taken) <= host_bytes:

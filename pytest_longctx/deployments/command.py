@@ -1,5 +1,5 @@
 """
-Find the start of an engine in a typed command, as words: wrappers, variables, ``bash -c``, ``docker run``.
+Find the start of an engine in the words of a typed command: wrappers, variables, ``bash -c``, ``docker run``.
 
 The words are not parsed as flags here. No shell expands anything: ``$VARIABLE`` is replaced only if the text itself
 sets it.
@@ -62,7 +62,7 @@ _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The start of one server."""
+    """The start of one server: engine, flags, variables and image."""
 
     engine: str
     """``vllm`` or ``sglang``."""
@@ -88,10 +88,7 @@ class Start:
 
     @property
     def version(self) -> str | None:
-        """
-        Return the engine's version in the tag of the command's image; None if the tag has none, or means something
-        else.
-        """
+        """The engine's version in the tag of the command's image; None if the tag names no version."""
         image = (self.image or "").partition("@")[0]
         found = _TAG.match(image.rpartition("/")[2].partition(":")[2])
         if found is None or _OTHER_TAGS.search(image) or int(found[1].partition(".")[0]) >= _YEAR:
@@ -101,8 +98,8 @@ class Start:
 
 def size_bytes(text: str | float) -> float | None:
     """
-    Parse a memory size of a Docker command or of Kubernetes; None for anything else. Docker's units are binary with or
-    without an i.
+    Return a memory size of a Docker command or of Kubernetes in bytes; None for other text. Docker's units are binary
+    with and without an i.
 
     >>> size_bytes("16g") == size_bytes("16Gi") == 16 * 1024**3, size_bytes("much")
     (True, None)
@@ -117,18 +114,21 @@ def size_bytes(text: str | float) -> float | None:
 
 
 def count_of(value: object) -> int | None:
-    """Parse a number of devices of a command or a manifest; None for anything else."""
+    """Return the number of devices in a *value* of a command or a manifest; None for any other value."""
     text = str(value)
     return int(text) if _COUNT.fullmatch(text) else None
 
 
 def of_words(words: Sequence[str], where: str = "the command") -> Start:
-    """Return the first engine start in the *words* of a command. Raises `UsageError` if there is none."""
+    """Return the first engine start in the *words* of a command. Raises `UsageError` if the command starts no engine."""
     return starts(words, where)[0]
 
 
 def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
-    """Return all engine starts in the *words* of a command, as split by a shell. Raises `UsageError` if there is none."""
+    """
+    Return all engine starts in the *words* of a command, as split by a shell. Raises `UsageError` if the command starts
+    no engine.
+    """
     found = list(find_all(words))
     if not found:
         shown = shlex.join(words)
@@ -144,12 +144,12 @@ def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
 
 
 def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | None:
-    """Return the first engine start in *words*, with the variables set before it; None if there is none."""
+    """Return the first engine start in *words*, with the variables set before it; None if *words* start no engine."""
     return next(find_all(words, env), None)
 
 
 def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Start]:
-    """Return every engine start in *words*, in order. A script may start a server for each of two roles."""
+    """Yield every engine start in *words*, in order. A script may start a server for each of two roles."""
     known = dict(env or {})
     for simple in commands(words):
         rest, own, kept = list(simple), dict(known), False
@@ -166,7 +166,10 @@ def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iter
 
 
 def _parts(word: str, env: Mapping[str, str]) -> list[str]:
-    """Return the words that *word* stands for. A variable with flags is several words, because scripts do not quote it."""
+    """
+    Return the words for which *word* stands. A variable with flags stands for several words, because scripts do not
+    quote it.
+    """
     value = expanded(word, env)
     if word.endswith(("[@]}", "[*]}")) and _VARIABLE.fullmatch(word) and value != word:
         return [part for part in split(value) if part != ";"]
@@ -177,8 +180,8 @@ def _parts(word: str, env: Mapping[str, str]) -> list[str]:
 
 def expanded(word: str, env: Mapping[str, str]) -> str:
     """
-    Replace variables of *env* and defaults of ``${NAME:-DEFAULT}`` in a *word* of a command. Other variables are not
-    changed.
+    Return a *word* of a command with the variables of *env* and the defaults of ``${NAME:-DEFAULT}``. Other variables
+    stay unchanged.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -189,7 +192,7 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
 
 
 def _computed(found: re.Match[str], env: Mapping[str, str]) -> str:
-    """Return the number that an expression such as ``$((32*1024))`` gives; the text unchanged if it gives no number."""
+    """Return the number of an expression such as ``$((32*1024))``; the text unchanged if it has no number."""
     try:
         return str(_worth(ast.parse(found[1].strip(), mode="eval").body, env))
     except (ArithmeticError, KeyError, MemoryError, RecursionError, SyntaxError, ValueError):
@@ -207,7 +210,7 @@ def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """Return the simple commands of a command line that was split into words."""
+    """Yield the simple commands of a command line that was split into words."""
     simple: list[str] = []
     skipped = False
     for word in words:
@@ -225,7 +228,7 @@ def commands(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def split(script: str) -> list[str]:
-    """Split a script into words: a line ends a command, a backslash continues it, comments are dropped."""
+    """Return the words of a script: a line ends a command, a backslash continues it, comments are dropped."""
     words: list[str] = []
     for line in _lines(script):
         try:
@@ -236,24 +239,21 @@ def split(script: str) -> list[str]:
 
 
 def _lines(script: str) -> list[str]:
-    """
-    Return the lines of a script, each with its continuations. As in a shell, a backslash with a blank behind it
-    continues nothing.
-    """
+    """Return the lines of a script with their continuations. As in a shell, a backslash before a blank continues nothing."""
     joined = re.sub(r"\\\r?\n", " ", _PROMPT.sub("", script))
     listed = _ARRAY.sub(_one_word, joined)
     return _SUM.sub(lambda found: found[0].replace(" ", ""), listed).splitlines()
 
 
 def _one_word(found: re.Match[str]) -> str:
-    """An array of Bash as the assignment of one text, which is split where it is used."""
+    """Return an array of Bash as the assignment of one text, which is split where it is used."""
     items = " ".join(re.sub(r"(?:^|\s)#[^\n]*", "", line).strip() for line in found[3].splitlines())
     before = f"${{{found[1]}:-}} " if found[2] else ""
     return f"{found[1]}={shlex.quote(before + items)}"
 
 
 def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
-    """Return the engine start in one simple command, after any wrappers."""
+    """Return the engine start in one simple command, after any wrappers; None if the command starts no engine."""
     for index, word in enumerate(words):
         name, after = PurePosixPath(word).name, words[index + 1 :]
         container = _container_options(name, after)
@@ -270,13 +270,16 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
 
 
 def _quoted(words: Sequence[str], env: Mapping[str, str]) -> Start | None:
-    """Return the engine start in a word that is itself a command, as in ``ssh HOST "vllm serve MODEL"``."""
+    """
+    Return the engine start in a word that is itself a command, as in ``ssh HOST "vllm serve MODEL"``; None for any
+    other word.
+    """
     scripts = (word for word in words if " " in word.strip())
     return next((found for script in scripts if (found := find(split(script), env))), None)
 
 
 def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
-    """Return the words after ``docker run``; None if the command is another one."""
+    """Return the words after ``docker run``; None for any other command."""
     if name not in ("docker", "podman", "nerdctl"):
         return None
     rest = after[1:] if after[:1] == ["container"] else after
@@ -295,7 +298,7 @@ def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[
 
 
 def _script(words: Sequence[str]) -> str | None:
-    """Return the script in ``bash -c SCRIPT``, also with ``-lc`` and ``-euo pipefail -c``; None if there is none."""
+    """Return the script in ``bash -c SCRIPT``, also with ``-lc`` and ``-euo pipefail -c``; None for any other command."""
     for index, word in enumerate(words[:-1]):
         if re.fullmatch(r"-[a-z]*c", word):
             return words[index + 1]
@@ -310,7 +313,7 @@ _GLUED = re.compile(r"(-[evmp])(.+)", re.DOTALL)
 
 
 def _docker(words: Sequence[str]) -> Start | None:
-    """Return the engine start in ``docker run``, whose options come before the image; None if there is none."""
+    """Return the engine start in ``docker run``, whose options precede the image; None if the container starts no engine."""
     rest, options = list(words), dict[str, list[str]]()
     while rest and rest[0].startswith("-"):
         name, equals, value = rest.pop(0).partition("=")
@@ -342,8 +345,8 @@ def _docker(words: Sequence[str]) -> Start | None:
 
 def in_image(image: str, entrypoint: Sequence[str], command: Sequence[str], env: Mapping[str, str]) -> Start | None:
     """
-    Return the engine start by *command* in a container of *image*, with its own or the given *entrypoint*; None if
-    there is none.
+    Return the engine start of *command* in a container of *image*, with its own or the given *entrypoint*; None if no
+    engine starts.
     """
     name = image.partition("@")[0]
     name = name[: name.rfind(":")] if ":" in name.rpartition("/")[2] else name
@@ -361,7 +364,7 @@ def _last_size(values: Sequence[str] | None) -> float | None:
 
 def _gpus(text: str) -> int | None:
     """
-    Return the number of devices in ``--gpus`` of ``docker run``; None for all, or if it is not stated.
+    Return the number of devices in ``--gpus`` of ``docker run``; None for all devices, or if no number is stated.
 
     >>> _gpus("all"), _gpus("2"), _gpus('"device=0,1,2"'), _gpus("device=4")
     (None, 2, 3, 1)

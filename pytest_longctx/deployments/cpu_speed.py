@@ -28,7 +28,7 @@ DEADLINE_FACTOR = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured speed of PyTorch on this CPU, in the environment that starts the engine."""
+    """Measured speed of PyTorch on this CPU, with the interpreter that starts the engine."""
 
     gflop_per_s: Mapping[str, float]
     """Rate of a matrix product, by dtype."""
@@ -40,7 +40,7 @@ class Speed:
 
     @property
     def fastest_dtype(self) -> str:
-        """The dtype with the fastest matrix product on the measured CPU. If two are equal, the smaller one."""
+        """The dtype with the fastest matrix product on the measured CPU. Of two equal dtypes, the smaller."""
         return max(("bfloat16", "float32"), key=lambda name: self.gflop_per_s.get(name, 0.0))
 
     @property
@@ -77,7 +77,7 @@ class Speed:
 
 def fastest_by_flags(flags: frozenset[str] | None) -> str:
     """
-    Return the default dtype of a CPU without a measured speed: BF16 if the processor has instructions for it or is
+    Return the fastest dtype of a CPU without a measured speed: BF16 if the processor has instructions for it or is
     unknown, else FP32.
     """
     if flags is None or flags & {"avx512_bf16", "amx_bf16", "bf16"}:

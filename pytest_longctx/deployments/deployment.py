@@ -29,7 +29,7 @@ HardwareName = Annotated[str, AfterValidator(_hardware)]
 
 
 class Model(toml.Table):
-    """The model to serve. Exactly one of *make*, *path* and *id* names its origin."""
+    """The model of a deployment. Exactly one of *make*, *path* and *id* names its origin."""
 
     name: str
     """The model's name in the scope of findings."""
@@ -67,7 +67,10 @@ MEASURED = Field(ge=0, exclude=True)
 
 
 class Timeouts(toml.Table):
-    """Timeouts. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
+    """
+    Timeouts of a deployment. Each must exceed the predicted time, so that the suite never causes the failure that it
+    reports.
+    """
 
     boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
@@ -80,8 +83,8 @@ class Timeouts(toml.Table):
     """A measured boot time. Used only for plans."""
     admission_s: Positive = 10.0
     """
-    How long requests may wait while none runs, nothing changes and the KV cache is empty; six times as long if it is
-    not empty.
+    Seconds that requests may wait while none runs, nothing changes and the KV cache is empty; six times as many if it
+    is not empty.
     """
     stall_s: Positive = 40.0
     """
@@ -93,7 +96,7 @@ class Timeouts(toml.Table):
     """Timeout of the short request after a failed one."""
     answer_s: Positive = 120.0
     """
-    Base time of every request, also a short one. A request that still runs at its deadline is too slow here and gets no
+    Base time in seconds of every request, also of a short one. A request that still runs at its deadline gets no
     verdict.
     """
     slowest_prefill_tokens_per_s: Positive = 500.0
@@ -114,7 +117,10 @@ class Timeouts(toml.Table):
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
-        """Return the expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if unknown."""
+        """
+        Return the expected prefill time of a prompt in seconds, for the timeouts of a deployment on this machine; 0 if
+        unknown.
+        """
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
 
     @property
@@ -129,7 +135,7 @@ class Timeouts(toml.Table):
 
     def one_step_s(self, prompt_tokens: int) -> float:
         """
-        Return the timeout of one step that computes *prompt_tokens* without progress: the time at the slowest rate.
+        Return the timeout in seconds of one step that computes *prompt_tokens* without progress, at the slowest rate.
 
         If the machine was measured to be slower, `DEADLINE_FACTOR` times the expected prefill time.
         """
@@ -138,8 +144,8 @@ class Timeouts(toml.Table):
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
         """
-        Return the timeout of a request from its first byte: *answer_s* plus the time of its tokens at the slowest
-        rates.
+        Return the timeout of a request in seconds from its first byte: *answer_s* plus the time of its tokens at the
+        slowest rates.
         """
         return self.answer_s + self.one_step_s(prompt_tokens) + output_tokens / self.slowest_decode_tokens_per_s
 
@@ -157,7 +163,7 @@ def _mount(text: str) -> str:
 
 
 class Docker(toml.Table):
-    """How the docker launcher makes a container of a deployment. Options for the hardware are added automatically."""
+    """Options of the docker launcher for a deployment's container. Options for the hardware are added automatically."""
 
     python: str = "python3"
     """The interpreter in the image. It starts the engine's module and replaces the image's entrypoint."""
@@ -165,7 +171,7 @@ class Docker(toml.Table):
     """A wrapper that starts the interpreter, for an image whose entrypoint prepares the environment."""
     pull: Literal["never", "missing"] = "never"
     pull_s: Annotated[Positive, Field(exclude=True)] = 7200.0
-    """Time limit of a pull. It says nothing about the server, so it is not part of the digest."""
+    """Time limit of a pull in seconds. It does not affect the server, so it is not part of the digest."""
     gpus: toml.Names = ()
     """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as in ``hardware``."""
     devices: toml.Names = ()
@@ -177,13 +183,13 @@ class Docker(toml.Table):
     shm_gib: Positive = 10.0
     """Size of ``/dev/shm``. Docker's default of 64 MiB is too small for workers that communicate through it."""
     memory_gib: Positive | None = None
-    """Memory limit, swap included. Above it, the kernel kills the container. None: no limit."""
+    """Memory limit in GiB, swap included, above which the kernel kills the container; None for no limit."""
     ulimits: dict[str, int] = Field(default_factory=dict)
     """Limits, soft and hard alike, for instance ``memlock = -1``."""
 
 
 class Kubernetes(toml.Table):
-    """How a deployment becomes Pods, in addition to the image, mounts and memory of its ``[docker]`` table."""
+    """Options of a deployment's Pods, in addition to the image, mounts and memory of its ``[docker]`` table."""
 
     models: str | None = None
     """
@@ -232,14 +238,20 @@ class Deployment(toml.Table):
     Longest expected prefill time of a prompt in seconds, as measured on this machine. Longer prompts are not sent.
     """
     only_named: bool = False
-    """Judge only findings that name this deployment. It is expected to fail, or is too slow for others."""
+    """
+    Whether only findings that name this deployment are judged, because it is expected to fail, or is too slow for
+    others.
+    """
     only_questions: toml.Names = ()
     """Judge only findings with one of these questions, or that name this deployment; empty: all questions."""
     on_request: bool = False
-    """Boot only if ``--longctx-deployment`` names it. It is one of many variants, too many for a usual run."""
+    """
+    Whether the deployment boots only if ``--longctx-deployment`` names it, because it is one of too many variants for a
+    usual run.
+    """
     needs_full_context: bool = True
     """
-    Whether the boot fails if the KV cache cannot hold one request of max_model_len. False documents that it may be
+    Whether the boot fails if the KV cache cannot hold one request of max_model_len. False states that the cache may be
     smaller.
     """
     flags: dict[str, FlagValue] = Field(default_factory=dict)
@@ -262,16 +274,13 @@ class Deployment(toml.Table):
 
     @property
     def needs(self) -> Hardware:
-        """
-        The hardware to request from a container engine or a cluster. If any GPU will do, the backend decides the
-        vendor.
-        """
+        """The hardware to request from a container engine or a cluster. For any GPU, the backend decides the vendor."""
         wanted = Hardware.parse(self.hardware) if self.hardware else Hardware("cpu")
         amd = wanted.kind == ANY_GPU and self.backend.endswith("-rocm")
         return Hardware("MI300X", wanted.count) if amd else wanted
 
     def arguments(self) -> tuple[str, ...]:
-        """Convert the engine flags to command-line arguments."""
+        """Return the engine flags as command-line arguments."""
         argv: list[str] = []
         for name, value in self.flags.items():
             if value is not False:
@@ -280,7 +289,7 @@ class Deployment(toml.Table):
 
 
 def attached(backend: str) -> Deployment:
-    """Make a deployment for a running server of which only the address is known."""
+    """Return a deployment for a running server of which only the address is known."""
     return Deployment(
         name="attached",
         title="a server that was already running",
@@ -291,7 +300,7 @@ def attached(backend: str) -> Deployment:
 
 def load(path: Path) -> Deployment:
     """
-    Load the deployment in the TOML file at *path*. Raises `TableError`.
+    Return the deployment in the TOML file at *path*. Raises `TableError`.
 
     ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder or, if it has none, from the shipped deployment
     of this name. Tables are merged key by key.
@@ -315,7 +324,7 @@ def _named(name: str, folder: Path) -> Path:
 
 
 def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
-    """Complete the *content* of a deployment's file with keys that only *taken* has, the deployment that it builds on."""
+    """Return the *content* of a deployment's file, completed with the keys of *taken*, the deployment on which it builds."""
     both = {name: {**taken[name], **table} for name, table in content.items() if _tables(table, taken.get(name))}
     return {**taken, **content, **both}
 
@@ -325,7 +334,7 @@ def _tables(one: object, other: object) -> bool:
 
 
 def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
-    """Load every deployment under *folders*, by name. Raises `TableError`."""
+    """Return every deployment under *folders*, by name. Raises `TableError`."""
     found: dict[str, Deployment] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
         deployment = load(path)
@@ -339,7 +348,7 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
 
 def load_deployments(*folders: str | Path) -> dict[str, Deployment]:
     """
-    Load every deployment by name: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
+    Return every deployment by name: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
 
     Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """

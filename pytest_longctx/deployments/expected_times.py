@@ -1,4 +1,4 @@
-"""Expected times of requests: decode steps from data sheets, and long prompts from a measured one."""
+"""Expected times of requests: decode steps from data sheets, and long prompts from a measured prompt."""
 
 from math import ceil
 from typing import NamedTuple
@@ -22,7 +22,7 @@ def decode_step_s(
     shape: Shape, context_tokens: int, batch: int, hardware: Hardware, value_bytes: float = 2
 ) -> float | None:
     """
-    Return the time of a decode step of *batch* requests with *context_tokens* each; None for an unknown bandwidth.
+    Return the seconds of a decode step of *batch* requests with *context_tokens* each; None for an unknown bandwidth.
 
     A step reads the weights that its tokens use (at most all experts) and each request's KV cache.
     """
@@ -46,13 +46,16 @@ def _kept_bytes(shape: Shape, tokens: int) -> float:
 def answers_s(
     shape: Shape, context_tokens: int, output_tokens: int, requests: int, at_once: int, hardware: Hardware
 ) -> float:
-    """Predict the time to decode the answers of *requests*, *at_once* of them at a time; 0 if the bandwidth is unknown."""
+    """
+    Return the expected seconds to decode the answers of *requests*, *at_once* of them at a time; 0 if the bandwidth is
+    unknown.
+    """
     step_s = decode_step_s(shape, context_tokens, at_once, hardware)
     return 0.0 if step_s is None else step_s * output_tokens * ceil(requests / max(1, at_once))
 
 
 class Span(NamedTuple):
-    """An expected time with its lower and upper bound."""
+    """An expected time with its lower and upper bound, in seconds."""
 
     low_s: float
     expected_s: float
@@ -61,8 +64,8 @@ class Span(NamedTuple):
 
 def from_measured(shape: Shape, measured_tokens: int, measured_s: float, tokens: int, hardware: Hardware) -> Span:
     """
-    Return the time of a prompt of *tokens*, from a prompt of *measured_tokens* that took *measured_s* on the same
-    server.
+    Return the expected time of a prompt of *tokens* on a server that took *measured_s* for a prompt of
+    *measured_tokens*.
 
     The time is a x N + b x N^2, and neither part is faster than the peak of *hardware* allows, so one measurement
     bounds both. At the lower bound attention runs at the peak; at the upper bound everything else does. The expected

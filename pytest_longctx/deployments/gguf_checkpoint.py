@@ -72,7 +72,7 @@ def convert(source: Path, folder: Path) -> None:
 def _weights(
     tensors: Any, dequantize: Callable[..., np.ndarray], known: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and values of every weight of a GGUF file with the fields *known*."""
+    """Yield the name and the values of every weight of a GGUF file with the fields *known*."""
     heads = {"attn_q": known["llama.attention.head_count"], "attn_k": known["llama.attention.head_count_kv"]}
     for tensor in tensors:
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
@@ -92,8 +92,8 @@ def _weights(
 
 def halves(rows: np.ndarray, heads: int) -> np.ndarray:
     """
-    Reorder the rows of a query or key projection as in checkpoints: in a head the first of all rotary pairs, then the
-    second.
+    Return the rows of a query or key projection in the order of checkpoints: in a head the first of all rotary pairs,
+    then the second.
 
     In GGUF files of this architecture, the two rows of a pair are neighbours.
     """
@@ -103,7 +103,7 @@ def halves(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def texts(known: Mapping[str, Any], *, tied: bool) -> dict[str, dict[str, Any]]:
     """
-    Return every JSON file of the checkpoint from the fields *known* of a GGUF file.
+    Return the content of every JSON file of the checkpoint, from the fields *known* of a GGUF file.
 
     *tied*: the output uses the embeddings. Raises `ModelError` for another architecture or tokenizer.
     """

@@ -1,4 +1,4 @@
-"""Hardware that findings and deployments require, and the machine of a run."""
+"""Hardware that findings and deployments require, and the machine on which a run takes place."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -47,7 +47,7 @@ class Hardware:
     @classmethod
     def parse(cls, text: str) -> "Hardware":
         """
-        Parse hardware as written in files and options, such as ``8xH200``. Raises ValueError.
+        Return the hardware that *text* names, as in files and options: ``8xH200``. Raises ValueError.
 
         >>> Hardware.parse("8xH200"), Hardware.parse("cpu"), Hardware.parse("trn2.48xlarge")
         (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1), Hardware(kind='trn2', count=16))
@@ -70,8 +70,8 @@ class Hardware:
     @classmethod
     def machine(cls, text: str) -> "Hardware":
         """
-        Parse the hardware of a machine: as `parse`, without ``1xGPU``, which is neither kind nor size. Raises
-        ValueError.
+        Return the hardware of a machine that *text* names, as `parse`, but without ``1xGPU``, which names no kind.
+        Raises ValueError.
         """
         hardware = cls.parse(text)
         if hardware.kind == ANY_GPU:
@@ -116,19 +116,22 @@ INSTANCES = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine of a run. *hardware* is None if it is unknown (a server behind a URL)."""
+    """The machine of a run. *hardware* is None if unknown, as for a server behind a URL."""
 
     hardware: Hardware | None
     facts: dict[str, str] = field(default_factory=dict)
     host_bytes: float | None = None
     """Memory of the host; None if an option named the hardware, or if it cannot be read."""
     cpu_flags: frozenset[str] | None = None
-    """The `CPU_FLAGS` of its processor; None for another machine, or if they cannot be read."""
+    """The `CPU_FLAGS` of the machine's processor; None for another machine, or if they cannot be read."""
     speed: Speed | None = None
-    """Measured speed of its CPU; None if nothing was measured."""
+    """Measured speed of the machine's CPU; None if not measured."""
 
     def measured(self, speed: Speed | None) -> "Machine":
-        """Return a copy with the measured CPU speed, and without the instruction sets that the engine reports as missing."""
+        """
+        Return this machine with the measured CPU speed, and without the instruction sets that the engine reports as
+        missing.
+        """
         if speed is None:
             return self
         flags = None if self.cpu_flags is None else self.cpu_flags - speed.lacks

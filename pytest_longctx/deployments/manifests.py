@@ -25,7 +25,7 @@ _SHOWN = 300
 
 
 def read(path: Path) -> list[Any]:
-    """Read the documents of a manifest (a compose or Kubernetes file in YAML or JSON) at *path*. Raises `UsageError`."""
+    """Return the documents of a manifest at *path*, a compose or Kubernetes file in YAML or JSON. Raises `UsageError`."""
     try:
         with open(path, "rb", opener=paths.without_waiting) as file:
             content = file.read(MOST_BYTES + 1)
@@ -129,12 +129,12 @@ def _variables(value: Any) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """Convert a variable's value in a compose file to its text in the environment."""
+    """Return the value of a variable in a compose file as its text in the environment."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _reserved(devices: Any) -> int | None:
-    """Return the number of GPUs that a service of a compose file reserves; None for all."""
+    """Return the number of GPUs that a service of a compose file reserves; None if it states no number."""
     for row in devices if isinstance(devices, list) else []:
         if not isinstance(row, Mapping):
             continue
@@ -149,7 +149,7 @@ def _reserved(devices: Any) -> int | None:
 
 
 def _objects(node: Any, where: str, name: str = "", nodes: int = 1) -> Iterator[Start]:
-    """Return the engine starts in every Pod of the Kubernetes object *node*. A LeaderWorkerSet counts once, by its leader."""
+    """Yield the engine starts in every Pod of the Kubernetes object *node*. A LeaderWorkerSet counts once, by its leader."""
     if isinstance(node, list):
         for each in node:
             yield from _objects(each, where, name, nodes)
@@ -193,10 +193,7 @@ def _pod(spec: Mapping[str, Any], where: str) -> Iterator[Start]:
 
 
 def _quantity(value: Any) -> float | None:
-    """
-    Convert a quantity of a Kubernetes manifest to bytes: ``128Gi`` is binary, ``128G`` is decimal; None for anything
-    else.
-    """
+    """Return a quantity of a Kubernetes manifest in bytes: ``128Gi`` is binary, ``128G`` is decimal; None for other text."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGTP]?)(i?)", str(value).strip())
     if found is None:
         return None
@@ -209,13 +206,19 @@ def _pod_variables(value: Any) -> dict[str, str]:
 
 
 def _in_pod(value: Any, env: Mapping[str, str]) -> list[str]:
-    """Return the words of a command in a Pod's manifest, with each ``$(VARIABLE)`` replaced as the kubelet does."""
+    """
+    Return the words of a command in a Pod's manifest, with each ``$(VARIABLE)`` replaced by the value that the kubelet
+    uses.
+    """
     words = value if isinstance(value, list) else []
     return [_IN_POD.sub(lambda found: env.get(found[1], found[0]), str(word)) for word in words]
 
 
 def _shared(spec: Mapping[str, Any], box: Mapping[str, Any]) -> float | None:
-    """Return the size of a Pod's ``/dev/shm``: of the memory volume mounted there, or of the host; None for the default."""
+    """
+    Return the bytes of a Pod's ``/dev/shm``: infinity without a limit, as with the host's; None for the container's
+    default.
+    """
     if spec.get("hostIPC") is True:
         return float("inf")
     rows = [row for key in ("volumeMounts",) for row in box.get(key) or [] if isinstance(row, Mapping)]
@@ -233,7 +236,7 @@ def _kind(spec: Mapping[str, Any]) -> str | None:
 
 
 def _at(node: Any, *keys: str) -> Mapping[str, Any]:
-    """Return the table at *keys* inside *node* of a manifest; empty if there is none."""
+    """Return the table at *keys* inside *node* of a manifest; empty if the manifest has none."""
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, Mapping) else {}

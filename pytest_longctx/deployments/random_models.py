@@ -1,5 +1,5 @@
 """
-Models with random weights, generated on demand. With them, a real engine runs without a download.
+Models with random weights, generated on demand, so that a real engine runs without a download.
 
 A tiny model is a folder with ``config.json`` and a tokenizer. The engine makes random weights itself (vLLM and SGLang:
 ``--load-format dummy``). It can test lengths, memory, limits and time, but not whether an answer is right. Every record
@@ -44,7 +44,10 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
 
 
 def make_tiny_llama4(folder: Path) -> None:
-    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*. The engine makes the weights."""
+    """
+    Write the files of a four-layer model with Llama-4-Scout's attention pattern into *folder*. The engine makes the
+    weights.
+    """
     tokens = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
     checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
 
@@ -72,7 +75,7 @@ RANDOM_GQA: Mapping[str, Any] = MappingProxyType(
 
 def make_random_gqa(folder: Path) -> None:
     """
-    Write a four-layer Llama model into *folder*. Its weights are large enough for its answer to depend on its context.
+    Write a four-layer Llama model into *folder*, with weights so large that its answer depends on its context.
 
     Queries and keys are so large that attention prefers some tokens to others, near ones as well as far ones.
     """
@@ -89,7 +92,7 @@ def make_random_gqa(folder: Path) -> None:
 
 
 def _llama_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Return name, rows and columns of every matrix of a generated Llama checkpoint."""
+    """Yield name, rows and columns of every matrix of a generated Llama checkpoint."""
     hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     yield "model.embed_tokens.weight", config["vocab_size"], hidden

@@ -34,7 +34,7 @@ def is_recipe(document: Any) -> bool:
 
 
 def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, where: str) -> Iterator[Start]:
-    """Return the vLLM start of every variant of *recipe* on *hardware* with *device_gb* per device. Raises `UsageError`."""
+    """Yield the vLLM start of every variant of *recipe* on *hardware* with *device_gb* per device. Raises `UsageError`."""
     for name, variant in recipe["variants"].items():
         if not isinstance(variant, Mapping):
             raise UsageError(f"{where}: variants.{name}: must be a table")
@@ -52,7 +52,10 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
 
 
 def _parts(word: str) -> list[str]:
-    """Split a *word* of a recipe, which may be a flag with its value. The published tool joins all words by spaces."""
+    """
+    Return the parts of a *word* of a recipe, which may be a flag with its value. The published tool joins all words by
+    spaces.
+    """
     name, space, value = word.partition(" ")
     return [name, value.strip()] if space and name.startswith("--") and "=" not in name else [word]
 
@@ -86,8 +89,8 @@ def _environment(recipe: Mapping[str, Any], variant: Mapping[str, Any], hardware
 
 def _devices(recipe: Mapping[str, Any], variant: Mapping[str, Any], hardware: Hardware, device_gb: float) -> int:
     """
-    Return the number of devices of tensor parallelism: the recipe's, or one if the variant's least memory fits on one,
-    or all.
+    Return the number of devices for tensor parallelism: the recipe's number, one if the variant's least memory fits on
+    one, else all.
     """
     strategy = recipe.get("strategy_overrides")
     own = strategy.get("single_node_tp") if isinstance(strategy, Mapping) else None

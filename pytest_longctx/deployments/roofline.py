@@ -35,7 +35,7 @@ def prefill_flop(shape: Shape, tokens: int) -> float:
 
 def prefill_terms(shape: Shape) -> tuple[float, float, float]:
     """
-    Return the coefficients of the floating-point operations of a prefill that is longer than a window.
+    Return the coefficients of a prefill's floating-point operations over its length, for prompts longer than a window.
 
     Per token: matrices and attention within windows. Per token squared: full attention.
     """
@@ -64,7 +64,7 @@ def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
 
 
 def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """Return the shortest time to prefill *tokens* on *hardware*; None if its peak is unknown."""
+    """Return the shortest time in seconds to prefill *tokens* on *hardware*; None if the peak of *hardware* is unknown."""
     peak = PEAK_TFLOPS.get(hardware.kind, {}).get(value_bytes)
     return None if peak is None else prefill_flop(shape, tokens) / (peak * 1e12 * hardware.count)
 

@@ -1,4 +1,4 @@
-"""A model's shape from its Hugging Face ``config.json``: everything that determines memory and time."""
+"""The shape of a model from its Hugging Face ``config.json``: all properties that determine memory and time."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pytest_longctx.shapes.caches import Attention, Latent, State
 @dataclass(frozen=True, slots=True)
 class Shape:
     """
-    Layers by kind of attention, heads, and parameters.
+    The shape of a model: layers by kind of attention, heads, and parameters.
 
     *chunked* layers attend within a chunk of *window* tokens (Llama 4), *sliding* layers to the last *window* tokens.
     """
@@ -72,7 +72,10 @@ class Shape:
         return self.layers * 2 * self.kv_heads_per_device(tensor_parallel) * self.head_dim * value_bytes
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
-        """KV heads per device. Tensor parallelism divides heads, not tokens: every device holds all tokens for some heads."""
+        """
+        Return the number of KV heads per device. Tensor parallelism divides heads, so every device holds all tokens for
+        some heads.
+        """
         return max(1, self.kv_heads // tensor_parallel)
 
     def weight_bytes(self, value_bytes: float, tensor_parallel: int, rope_value_bytes: int) -> float:
@@ -103,9 +106,8 @@ def weight_value_bytes(whole: ModelShape, value_bytes: float) -> float:
 
 def not_plain(whole: ModelShape) -> str:
     """
-    Name features of the model *whole* that the fields of a `Shape` cannot express; empty if its layers are alike.
-
-    The field *model* has them.
+    Return the features of the model *whole* that the fields of a `Shape` cannot express; empty if its layers are alike.
+    `Shape.whole` has these features.
     """
     caches = [cache for layer in whole.stack for cache in layer.caches]
     attentions = [cache for cache in caches if isinstance(cache, Attention)]
@@ -123,15 +125,14 @@ def not_plain(whole: ModelShape) -> str:
 
 
 def uncounted(whole: ModelShape) -> str:
-    """Name parts of the model *whole* that no predictor can handle; empty if all are counted."""
+    """Return the parts of the model *whole* that no predictor can handle; empty if all parts are counted."""
     return "encoders that are not counted" if whole.vision_parameters is None else ""
 
 
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
     """
-    Build the `Shape` of the model *whole*. If `not_plain` names something, the fields describe a full layer.
-
-    The field *model* has the rest.
+    Return the `Shape` of the model *whole*. If `not_plain` names a feature, the fields describe a full layer, and
+    `Shape.whole` has the rest.
     """
     return Shape(
         full=whole.full,
@@ -156,7 +157,7 @@ def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = Fa
 
 def from_config(config: Mapping[str, Any]) -> Shape:
     """
-    Build the `Shape` of a shipped model from its config. Raises `ModelError` if a `Shape` cannot express it.
+    Return the `Shape` of a shipped model from its config. Raises `ModelError` if a `Shape` cannot express the model.
 
     Its engines and flags were measured, so `Backend.unmodelled` does not apply to it.
     """

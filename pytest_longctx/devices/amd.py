@@ -1,4 +1,4 @@
-"""AMD devices, read by ``amd-smi`` or ``rocm-smi``. Written from published output; not yet run on such a device."""
+"""AMD devices, read by ``amd-smi`` or ``rocm-smi``. Written from published output, not yet run on such a device."""
 
 import re
 import shutil
@@ -16,7 +16,10 @@ _PATIENCE_S = 20.0
 
 
 def detected() -> list[str]:
-    """Return a line for each AMD device: name, memory and driver, as far as reported. ROCm 6 changed the case of the keys."""
+    """
+    Return a line for each AMD device: name, memory and driver, as far as reported. ROCm 6 changed the letter case of
+    the keys.
+    """
     said = document(printed(*_DETECT))
     if not isinstance(said, dict):
         return []
@@ -38,7 +41,7 @@ def detected() -> list[str]:
 
 
 class AmdSmi:
-    """Reads devices with AMD's own tool, started for each reading."""
+    """Reader of AMD devices with AMD's own tool, which is started for each reading."""
 
     every_s = 5.0
 
@@ -49,7 +52,7 @@ class AmdSmi:
         self.devices()
 
     def devices(self) -> tuple[Device, ...]:
-        """Read every AMD device once."""
+        """Return a reading of every AMD device."""
         done = subprocess.run(self._argv, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
         found = read_amd_smi(done.stdout) if self._argv is AMD_SMI else read_rocm_smi(done.stdout)
         # The output has no UUIDs, so a device named by UUID cannot be selected.
@@ -57,15 +60,18 @@ class AmdSmi:
         return tuple(one for one in found if one.index in self._wanted or not by_index)
 
     def holders(self) -> tuple[Holder, ...]:
-        """Return nothing: AMD's tools do not reliably report which process holds memory of which device."""
+        """Return an empty tuple, because AMD's tools do not reliably report which process holds memory of which device."""
         return ()
 
     def close(self) -> None:
-        """Do nothing: no process of AMD's tools is left running."""
+        """Do nothing, because no process of AMD's tools is left running."""
 
 
 def read_amd_smi(text: str) -> tuple[Device, ...]:
-    """Parse the output of ``amd-smi metric --json``: a list, from ROCm 7 on inside an object. Raises ValueError."""
+    """
+    Return the devices in the output of ``amd-smi metric --json``: a list, from ROCm 7 on inside an object. Raises
+    ValueError.
+    """
     found = document(text)
     rows = found["gpu_data"] if isinstance(found, dict) else found
     return tuple(_of_amd_smi(row) for row in rows)
@@ -95,7 +101,10 @@ def _value(row: Any, *path: str) -> float | None:
 
 
 def read_rocm_smi(text: str) -> tuple[Device, ...]:
-    """Parse the output of ``rocm-smi ... --json``: an object with one key per card; all values are strings. Raises ValueError."""
+    """
+    Return the devices in the output of ``rocm-smi ... --json``: an object with one key per card, all values strings.
+    Raises ValueError.
+    """
     cards = {name.removeprefix("card"): row for name, row in document(text).items() if re.fullmatch(r"card\d+", name)}
     return tuple(_of_rocm_smi(int(index), row) for index, row in cards.items())
 

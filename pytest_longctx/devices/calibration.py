@@ -1,4 +1,4 @@
-"""Measure the CPU speed that an engine will have, with the engine's interpreter and a server's environment."""
+"""Measure the CPU speed that an engine will have, with the engine's interpreter and the environment of a server."""
 
 import fnmatch
 import json
@@ -23,7 +23,10 @@ def deciding(env: Mapping[str, str]) -> frozenset[tuple[str, str]]:
 
 
 def measure(python: Path, env: Mapping[str, str]) -> Speed | None:
-    """Measure the CPU with *python* in *env*; None if it has no PyTorch or does not finish in time."""
+    """
+    Return the CPU speed measured with *python* in *env*; None if the interpreter has no PyTorch or does not finish in
+    time.
+    """
     command = [str(python), torch_speed.__file__]
     try:
         done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=_PATIENCE_S, check=True)

@@ -22,10 +22,10 @@ _ALIKE: Final = (0.93, 1.08)
 
 
 class _Make(Protocol):
-    """The module of one make of accelerators."""
+    """Protocol of the module for one make of accelerators."""
 
     def detected(self) -> list[str]:
-        """Return a line for each device of this machine. Raises ValueError if its tool prints something else."""
+        """Return a line for each device of this machine. Raises ValueError for unexpected output of the vendor's tool."""
 
 
 def _asked(make: _Make) -> list[str]:
@@ -37,7 +37,7 @@ def _asked(make: _Make) -> list[str]:
 
 def detect() -> Machine:
     """
-    Detect NVIDIA devices with ``nvidia-smi``, AMD with ``rocm-smi``, Neuron with ``neuron-ls``. Without any, return a
+    Return this machine: NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``; without any, a
     CPU.
     """
     host_bytes = _host_bytes()
@@ -54,10 +54,7 @@ def detect() -> Machine:
 
 
 def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """
-    Return facts about this machine's processor, its flags that decide an engine's kernels, and the memory. Unknown ones
-    are omitted.
-    """
+    """Return known facts about this machine's processor, its flags that decide an engine's kernels, and the memory."""
     rows = _cpu_rows(cpu)
     flags = cpu_flags(cpu) or ()
     found = {
@@ -103,7 +100,7 @@ def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None
 
 def _kind_of_nvidia(device: str) -> str | None:
     """
-    Return the kind of an NVIDIA GPU: its known name if the memory agrees, otherwise its size; None if neither is known.
+    Return the kind of an NVIDIA GPU: its known name if the memory agrees, otherwise its size; None if both are unknown.
 
     A part of a GPU (a vGPU) and variants with more memory have the name of the whole GPU.
     """

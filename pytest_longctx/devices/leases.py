@@ -26,7 +26,7 @@ _POLL_S = 0.2
 
 
 def variables(kind: str) -> tuple[str, ...]:
-    """Environment variables that limit a process to some devices of *kind*; empty if it cannot be limited."""
+    """Return the environment variables that limit a process to some devices of *kind*; empty if no variable does."""
     return next((names for start, names in _VISIBLE.items() if kind.startswith(start)), ("CUDA_VISIBLE_DEVICES",))
 
 
@@ -48,8 +48,8 @@ def lease(
     kind: str, count: int, there: int, inherited: Mapping[str, str], waits: Callable[[], None] = lambda: None
 ) -> Iterator[Mapping[str, str]]:
     """
-    Lease *count* devices of *kind* and yield the environment that selects them. The machine has *there* such devices.
-    A device is leased only once per user.
+    Lease *count* of the *there* devices of *kind*, and yield the environment that selects them. A user's device has one
+    lease at a time.
 
     If *inherited* names devices, only those are used. The function waits for free devices and calls *waits* repeatedly.
     It takes all or none, so two runs cannot deadlock. The kernel releases the leases if the process dies. Raises
@@ -78,7 +78,7 @@ def _shown(name: str, mine: list[str]) -> dict[str, str]:
 
 
 def _take(held: ExitStack, kind: str, devices: list[str], count: int) -> list[str]:
-    """Lease up to *count* free *devices* atomically, under a lock of the whole folder."""
+    """Lease up to *count* free *devices* at once, under a lock of the whole folder, and return them."""
     mine: list[str] = []
     with locks.held("devices.gate", "the list of leased devices"):
         for device in devices:
@@ -97,7 +97,7 @@ def _lease_of(kind: str, device: str) -> str:
 
 @dataclass(slots=True)
 class _Waiting:
-    """One wait for devices. It reports the process that holds them."""
+    """One wait for devices, which reports the processes that hold them."""
 
     deployment: Deployment
     wanted: Hardware

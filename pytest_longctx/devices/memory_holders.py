@@ -21,7 +21,7 @@ GONE: Final = "it has ended or is in another PID namespace"
 
 
 class Look(NamedTuple):
-    """Memory of the devices, and the processes that hold it."""
+    """One reading of the devices' memory, and of the processes that hold it."""
 
     devices: Sequence[Device] = ()
     holders: Sequence[Holder] = ()
@@ -47,7 +47,7 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
 
 
 def _unowned_bytes(device: Device, look: Look) -> float:
-    """Return the bytes in use on *device* beyond the bytes of its known processes; 0 if either is unknown."""
+    """Return the bytes in use on *device* beyond the bytes of its known processes; 0 if either number is unknown."""
     sizes = [one.used_bytes for one in look.holders if one.device == device.index]
     if device.used_bytes is None or None in sizes:
         return 0.0
@@ -86,7 +86,7 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
 
 def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
     """
-    Wait until memory taken since *before* is released. Return one line for each process that still holds some after
-    *most_s*.
+    Wait until memory taken since *before* is released. Return a line for each process that still holds memory after
+    *most_s* seconds.
     """
     return wait_until(lambda: memory_holders(look(), before), most_s, _POLL_S, done=lambda lines: not lines)

@@ -1,5 +1,6 @@
 """
-Monitor a server's devices: free before the boot, sampled while it runs, released after it stops.
+Monitor a server's devices: check that they are free before the boot, sample them while it runs, and await their
+release.
 
 Before a boot, no process may hold memory of the devices. After the stop, the server's processes may not.
 """
@@ -27,7 +28,7 @@ def monitored(
     allow_busy: bool,
 ) -> Iterator[Sampler]:
     """
-    Monitor a server while the context lasts, and pass each reading to *tell*.
+    Monitor a server while the context lasts, yield the sampler, and pass each reading to *tell*.
 
     *hardware*: the part of this machine that the server uses, if it runs here. *env* may select the devices.
     *contained*: the server runs in a container. Raises `LaunchError` if another process holds memory of the devices,
@@ -52,7 +53,7 @@ def monitored(
 
 
 def _look(source: Source | None, pulse: Sampler) -> Look | None:
-    """Read the devices and their memory holders. If that fails, return None and record the reason."""
+    """Return the devices and their memory holders. If they cannot be read, record the reason and return None."""
     if source is None:
         return None
     try:
@@ -65,7 +66,10 @@ def _look(source: Source | None, pulse: Sampler) -> Look | None:
 def _open(
     deployment: Deployment, hardware: Hardware | None, env: Mapping[str, str], *, contained: bool
 ) -> tuple[Source | None, str]:
-    """Open the source of readings for *hardware*, or return the reason why it cannot be opened; neither for a CPU."""
+    """
+    Return the source of readings for *hardware*, or None and the reason why it cannot be opened. For a CPU, return
+    neither.
+    """
     if hardware is None or hardware.kind == "cpu":
         return None, ""
     make = next(make for make in DEVICES if hardware.kind.startswith(make.begins))
@@ -82,6 +86,9 @@ def _open(
 
 
 def visible(deployment: Deployment, kind: str, env: Mapping[str, str], *, contained: bool) -> tuple[str, ...]:
-    """Return the devices of *kind* that *env* selects for *deployment*, as indices or UUIDs; empty: the first ones."""
+    """
+    Return the devices of *kind* that *env* selects for *deployment*, as indices or UUIDs. Empty means the first
+    devices.
+    """
     names = [name.rpartition("=")[2] for name in deployment.docker.gpus] if contained else leases.named(kind, env)[1]
     return tuple(name for name in names if name not in ("", "all"))

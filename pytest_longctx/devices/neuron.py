@@ -1,4 +1,7 @@
-"""Neuron devices, read by ``neuron-ls`` and ``neuron-monitor``. Written from published output; not yet run on one."""
+"""
+Neuron devices, read by ``neuron-ls`` and ``neuron-monitor``. Written from published output, not yet run on such a
+device.
+"""
 
 import json
 import subprocess
@@ -34,7 +37,10 @@ def _firmware(product: Path = Path("/sys/devices/virtual/dmi/id/product_name")) 
 
 
 class NeuronMonitor:
-    """Reads devices with AWS's own tool, which prints a report of all devices every few seconds until it is stopped."""
+    """
+    Reader of Neuron devices with AWS's own tool, which prints a report of all devices every few seconds until it is
+    stopped.
+    """
 
     name = "neuron-monitor"
     every_s = 5.0
@@ -52,7 +58,7 @@ class NeuronMonitor:
                 self._last = line
 
     def devices(self) -> tuple[Device, ...]:
-        """Return the devices of the last report; empty before the first. Raises OSError after the tool has exited."""
+        """Return the devices of the last report; empty before the first report. Raises OSError after the tool has exited."""
         if (code := self._tool.poll()) is not None:
             raise OSError(f"the tool exited with code {code}")
         return () if self._last is None else read_devices(self._last)
@@ -68,7 +74,7 @@ class NeuronMonitor:
 
 
 def read_devices(text: str) -> tuple[Device, ...]:
-    """Parse one report of ``neuron-monitor``: memory and mean core utilisation of each device. Raises ValueError."""
+    """Return memory and mean core utilisation of each device in one report of ``neuron-monitor``. Raises ValueError."""
     report = json.loads(text)
     count, cores = _hardware(report)
     runtimes = report.get("neuron_runtime_data") or ()

@@ -17,7 +17,7 @@ def detected() -> list[str]:
 
 
 class Nvml:
-    """Reads devices with the driver's own library, in this process."""
+    """Reader of NVIDIA devices with the driver's own library, in this process."""
 
     name = "NVML"
     every_s = 1.0
@@ -31,7 +31,7 @@ class Nvml:
         self._handles = {pynvml.nvmlDeviceGetIndex(handle): handle for handle in handles}
 
     def devices(self) -> tuple[Device, ...]:
-        """Read every NVIDIA device once."""
+        """Return a reading of every NVIDIA device."""
         return tuple(_look(index, handle) for index, handle in self._handles.items())
 
     def holders(self) -> tuple[Holder, ...]:
@@ -48,7 +48,10 @@ class Nvml:
 
 
 def _handle(name: int | str) -> Any:
-    """Return the device with that index, or UUID prefix as CUDA accepts it. Raises LookupError for a MIG instance."""
+    """
+    Return the NVML handle of the device with this index, or UUID prefix as CUDA accepts it. Raises LookupError for a
+    MIG instance.
+    """
     if isinstance(name, int):
         return pynvml.nvmlDeviceGetHandleByIndex(name)
     every = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -74,7 +77,7 @@ def _look(index: int, handle: Any) -> Device:
 
 
 def _asked(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result of *call* to NVML; None if this device or driver does not report it."""
+    """Return the result of *call* to NVML; None if this device or driver does not report the value."""
     try:
         return call(*arguments)
     except pynvml.NVMLError:

@@ -62,11 +62,11 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def unheard(row: Mapping[str, Any]) -> None:
-    """Discard a row of samples."""
+    """Discard a row of samples: the default for a sampler whose rows are not recorded."""
 
 
 class Sampler:
-    """Takes samples in its own thread. Values that cannot be read are omitted, and the reason is recorded once."""
+    """Sampler with a thread of its own. Values that cannot be read are omitted, and the reason is recorded once."""
 
     def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
         self._deployment, self._tell, self._source = deployment, tell, source
@@ -100,16 +100,16 @@ class Sampler:
                 self.beat()
 
     def hold_still(self) -> None:
-        """Delay the next sample by one second: a request begins, and a sample could disturb it."""
+        """Delay the next sample by one second, because a request begins that a sample could disturb."""
         with self._lock:
             self._due_s = time.monotonic() + PERIOD_S
 
     def below(self, pid: int) -> None:
-        """Set the parent *pid* of the server's processes. The parent itself is not sampled."""
+        """Set the parent *pid* of the server's processes, which are sampled without the parent itself."""
         self._root = pid
 
     def attend(self, server: Server) -> None:
-        """Also sample the gauges of *server*, which is running now."""
+        """Sample also the gauges of *server*, which is running now."""
         with self._lock:
             self._http = PageClient(
                 base_url=server.url,
@@ -135,7 +135,7 @@ class Sampler:
 
     def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
         """
-        Return the highest memory use between *since_s* and *until_s*, both on the monotonic clock.
+        Return the highest memory use between *since_s* and *until_s*, two times of the monotonic clock.
 
         If the interval has no sample, the nearest one counts, because engines do not release memory.
         """
@@ -179,13 +179,16 @@ _PEAKS = {"device_memory_gib": "device_peak_gib", "host_rss_gib": "host_peak_gib
 
 
 def _highest(found: Mapping[str, Any]) -> dict[str, float]:
-    """Return the highest samples that findings may bound: memory of the fullest device, and host memory of all processes."""
+    """
+    Return the highest samples that findings may bound: memory of the fullest device, and host memory of all processes
+    together.
+    """
     values = {_PEAKS[name]: found[name] for name in _PEAKS if name in found}
     flat = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     return {name: max(value for value in some if value is not None) for name, some in flat.items()}
 
 
 def _busy(found: Mapping[str, Any]) -> float | None:
-    """Return the mean utilisation of the sampled devices; None if none reports it."""
+    """Return the mean utilisation of the sampled devices; None if no device reports it."""
     shares = [share for share in found.get("device_utilisation", ()) if share is not None]
     return fmean(shares) if shares else None

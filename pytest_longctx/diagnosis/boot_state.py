@@ -1,4 +1,4 @@
-"""The state of one boot according to its log: figures, phase, possible causes, first error, signs of life."""
+"""The state of one boot according to its log: figures, phase, possible causes, first error, signs of progress."""
 
 import re
 from collections import Counter
@@ -77,7 +77,7 @@ class Failure:
 
     @property
     def kind(self) -> Kind:
-        """Class of the failure. If the signature only says that memory ran out, the class of its place or phase."""
+        """Class of the failure. For a signature that only reports a lack of memory, the class of its place or phase."""
         if self.place:
             return self.place.kind
         if self.phase == "request" and self.signature.kind in _BEFORE_REQUESTS:
@@ -88,7 +88,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """Remedy of the failure: the remedy of its place in the traceback, if there is one, otherwise of its signature."""
+        """Remedy of the failure: that of its place in the traceback if the place has one, otherwise that of its signature."""
         return (self.place and self.place.remedy) or self.signature.remedy
 
 
@@ -129,13 +129,13 @@ class FirstError:
     """The first exception that only reports a failure of another process, such as a lost peer."""
 
     def ends(self, lines: int) -> bool:
-        """Whether a log of *lines* lines ends with an uncaught exception, so that the process has ended."""
+        """Return whether a log of *lines* lines ends with an uncaught exception, so that the process has ended."""
         return self.text is not None and lines - self.ended_at <= _LAST_LINES
 
 
 @dataclass(slots=True)
 class Boot:
-    """One boot of one server in the log."""
+    """One boot of one server, as its log describes it."""
 
     figures: dict[str, float] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
@@ -171,7 +171,7 @@ class Boot:
     """The line of the last notice, by its id."""
 
     def catches(self, owner: tuple[str, str], line: int | None) -> None:
-        """Note that process *owner* announced a caught traceback in *line*; None: it logged something else."""
+        """Record whether *line* of process *owner* announces a caught traceback; *line* is None for any other line."""
         if line is not None:
             self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
         elif self.caught.pop(owner, False) and not self.caught:
@@ -179,8 +179,8 @@ class Boot:
 
     def joined(self, record: Record) -> Record:
         """
-        Return *record*, the boot's next log line. The message of a panic is joined to the line before it, which has its
-        place.
+        Return *record*, the boot's next log line. A panic's message is joined to the previous line, which has the
+        panic's place.
         """
         place, self.panic = self.panic, None
         if place is not None and record.text.strip():
@@ -205,11 +205,11 @@ class Boot:
         return SIZES_DUE if self.sizes_due else bool(self.traces or self.panic) or lines < self.caught_until
 
     def closes(self, trace: Trace) -> None:
-        """Forget *trace*, which has ended."""
+        """Remove *trace*, a traceback that has ended, from the open tracebacks."""
         self.traces = {key: each for key, each in self.traces.items() if each is not trace}
 
     def sums_up(self, made: Failure, line: int) -> None:
-        """Note that a log *line* reports a failure without its cause."""
+        """Record that a log *line* reports a failure without its cause."""
         survivable = made.signature.survivable
         if made.signature.id in NATIVE and self.errors.native is None:
             self.errors.native = made.line
@@ -221,7 +221,7 @@ class Boot:
 
     def keeps(self, made: Failure, trace: Trace | None) -> None:
         """
-        Keep a cause that the log names.
+        Record a cause that the log names.
 
         An exception around another one, in *trace*, replaces it and keeps its sizes. So does the message below a
         heading.
@@ -246,17 +246,20 @@ class Boot:
 
     @property
     def reached(self) -> Phase:
-        """The phase that the boot has reached. A log that begins late has no marker of a phase, but may have requests."""
+        """The phase that the boot has reached. A log that begins late has no marker of the phase, but may have requests."""
         return "serve" if self.phase == "start" and (self.alive_at or self.failed_requests) else self.phase
 
     @property
     def summary_counts(self) -> bool:
-        """Whether the boot has a failure summary that is not only the result of another process's end."""
+        """Whether the boot has a failure summary that does not only follow from another process's end."""
         return self.summary is not None and not self.summary.signature.survivable
 
     @property
     def cause(self) -> Failure | None:
-        """The most probable cause of the boot's failure: first a failure that no engine survives, then the earliest one."""
+        """
+        The most probable cause of the boot's failure: a failure that no engine survives, else the earliest; None
+        without a failure.
+        """
         alive = self._on_the_way(
             [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
         )
@@ -273,7 +276,7 @@ class Boot:
 
     def _on_the_way(self, some: list[Failure]) -> list[Failure]:
         """
-        Return the failures in *some* that may have ended the boot.
+        Return those of the failures *some* that may have ended the boot.
 
         Notices are removed if another failure remains, or if the log has an exception of unknown wording. Failures
         before the server was ready are removed if a later one remains.
@@ -284,12 +287,18 @@ class Boot:
         return [each for each in told if each.order > self.served_at] or told
 
     def phase_of(self, found: Signature) -> Phase | None:
-        """Return the phase of signature *found*. A server that serves is past its start, and allocates for requests."""
+        """
+        Return the phase of signature *found*; None if it has none. A server that serves has started, and allocates for
+        requests.
+        """
         past = found.kind in _BEFORE_REQUESTS or found.phase in ("start", "config")
         return "request" if self.phase == "serve" and past else found.phase
 
     def lives(self, text: str, line: int, times: int) -> bool:
-        """Note a log line that shows that the server is alive, or an answer with status 500. Returns whether *text* is one."""
+        """
+        Record a log line that shows a working server, or an answer with status 500. Return whether *text* is such a
+        line.
+        """
         self._starves(text, times)
         if any(word in text for word in _ALIVE_WORDS) and _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
@@ -303,12 +312,12 @@ class Boot:
         return False
 
     def cuts(self, text: str) -> None:
-        """Note how many requests the server leaves unanswered when it stops, if *text* says so."""
+        """Record how many requests the server leaves unanswered when it stops, if *text* states the number."""
         if match := _CUT_REQUESTS.search(text):
             self.cut_requests = max(self.cut_requests, int(match[1] or match[2]))
 
     def _starves(self, text: str, times: int) -> None:
-        """Count statistics in which requests wait and none runs. Any other sign of work ends the count."""
+        """Count consecutive statistics in which requests wait and none runs. Any other sign of work resets the count."""
         if _WAITING.search(text) and (self.served_at is not None or self.alive_at):
             self.idle_with_requests += times
         elif "throughput" in text or '"POST /v1/' in text:
@@ -321,18 +330,18 @@ class Boot:
         return cache is not None and context is not None and cache < context
 
     def _came_late(self, found: Failure) -> bool:
-        """Whether *found* is a guess about the configuration, in a log that begins long after the server was ready."""
+        """Return whether *found* is a guess about the configuration, in a log that begins long after the server was ready."""
         served = self.notices["request-failed"] or self.failed_requests
         return bool(found.signature.weak and found.signature.kind == "config" and not self.told and served)
 
     @property
     def answers_nothing(self) -> bool:
-        """Whether requests failed and none was answered, as far as the log goes."""
+        """Whether requests failed and none was answered, as far as the log shows."""
         late = not self.told and self.notices["request-failed"] and self.errors.text is not None and not self.alive_at
         return bool(self.failed_requests and not self.answered) or bool(late)
 
     def _survived(self, found: Failure) -> bool:
-        """Whether the server worked after the failure *found*."""
+        """Return whether the server worked after the failure *found*."""
         if found.kind == "chat-template-missing":
             warmed_up = self.served_at is not None and found.order < self.served_at < self.alive_at
             return self.chats > 0 or warmed_up
@@ -344,7 +353,7 @@ class Boot:
 
 
 def _replaces(made: Failure, inner: Failure, trace: Trace | None) -> bool:
-    """Whether the cause *made* replaces *inner*, an earlier cause from the same traceback, *trace*."""
+    """Return whether the cause *made* replaces *inner*, an earlier cause from the same traceback, *trace*."""
     around = trace is not None and trace.chained and made.signature.wrapper
     return around or (inner.signature.heading and not made.signature.heading)
 
@@ -359,7 +368,7 @@ def _earliest(some: list[Failure]) -> Failure:
 
 
 def _placed(found: Failure, some: list[Failure]) -> Failure:
-    """Return *found*, or a line soon after it in a traceback that reports the same lack of GPU memory, with its place."""
+    """Return *found*, or a line soon after it in a traceback that reports the same lack of GPU memory with its place."""
     if found.place is not None or found.kind != "gpu-oom":
         return found
     soon = (each for each in some if each.place is not None and 0 <= each.order - found.order <= _SAME_WITHIN)
@@ -367,7 +376,7 @@ def _placed(found: Failure, some: list[Failure]) -> Failure:
 
 
 def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot:
-    """Return the boot to report of a log: the last of each server; of several servers, the first whose boot failed."""
+    """Return the boot of a log to report: each server's last boot and, of several servers, the first whose boot failed."""
     told = {name: each for name, each in boots.items() if each.told} or boots
     shown = [_shown(each, earlier.get(name, [])) for name, each in told.items()]
     failed = [(found.order, number) for number, each in enumerate(shown) if (found := each.cause or each.summary)]
@@ -375,13 +384,13 @@ def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot
 
 
 def rooted(boots: Mapping[str, Boot], boot: Boot) -> Failure | None:
-    """Return the kernel's or the driver's line about a hardware fault, if *boot* failed. The engine's failure follows from it."""
+    """Return the kernel's or the driver's line about a hardware fault behind the failure of *boot*; None without one."""
     found = [each for some in boots.values() for each in some.candidates if each.signature.root]
     failed = boot.summary is not None or boot.cause is not None
     return _earliest(found) if found and failed else None
 
 
 def _shown(boot: Boot, before: list[Boot]) -> Boot:
-    """Return the boot to report: *boot*, or the failed boot before it if *boot* had only started when the log ended."""
+    """Return the boot to report: *boot*, or the failed boot before it if *boot* was only starting when the log ended."""
     begun = not (boot.cause or boot.summary or boot.served_at or boot.alive_at)
     return before[-1] if begun and before and (before[-1].cause or before[-1].summary) else boot

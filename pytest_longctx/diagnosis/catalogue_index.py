@@ -18,7 +18,7 @@ _STRUCTURE = (
 
 
 class Index:
-    """The entries of one catalogue, found by their patterns."""
+    """Index of the entries of one catalogue by their patterns."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         kinds: tuple[tuple[Any, ...], ...] = (catalogue.fact, catalogue.benign, catalogue.signature)
@@ -30,15 +30,15 @@ class Index:
         self._last: tuple[str, tuple[tuple[re.Pattern[str], Any], ...]] = ("", ())
 
     def may_match(self, text: bytes) -> bool:
-        """Whether *text*, one line or several, has a word that an entry of the catalogue or an error needs."""
+        """Return whether *text*, one line or several, has a word that an entry of the catalogue or an error needs."""
         return self._patterns.may_match(text)
 
     def matched(self, texts: Sequence[bytes]) -> set[int]:
-        """The *texts*, by their place, that an entry of the catalogue may match, or in which an error may begin or end."""
+        """Return which of *texts*, by their place, an entry of the catalogue may match, or may begin or end an error."""
         return self._patterns.matched(texts)
 
     def of(self, text: str) -> tuple[tuple[re.Pattern[str], Any], ...]:
-        """The catalogue entries that may match *text*, in the catalogue's order."""
+        """Return the catalogue entries that may match *text*, in the catalogue's order."""
         if self._last[0] != text:
             numbers = self._patterns.numbers(text)
             self._last = text, tuple(self.entries[number] for number in numbers if number < len(self.entries))
@@ -51,7 +51,7 @@ def _made(catalogue: "_Held") -> Index:
 
 
 class _Held:
-    """A catalogue by its identity: comparing the content of one is slow."""
+    """A catalogue as a key of a cache. Catalogues compare by identity, because comparing their content is slow."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -64,5 +64,5 @@ class _Held:
 
 
 def index_of(catalogue: Catalogue) -> Index:
-    """The index of the entries of *catalogue*, made once."""
+    """Return the index of the entries of *catalogue*, which is made once."""
     return _made(_Held(catalogue))

@@ -1,5 +1,5 @@
 """
-Diagnose why a server failed, from its log and from how it ended. Pure: equal evidence gives an equal diagnosis.
+Diagnose why a server failed, from its log and its end. Pure: equal evidence gives an equal diagnosis.
 
 A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code,
 the kernel's evidence and the server's gauges decide. Without any of these the class is unknown, and the first error is
@@ -46,7 +46,7 @@ _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Evidence of how a server ended, in addition to its log. ``None`` means not observed, never zero."""
+    """Evidence of a server's end, beside its log. ``None`` means not observed, never zero."""
 
     exit_code: int | None = None
     """As shells report it: 128 + N for signal N, or -N; None while the process runs."""
@@ -73,7 +73,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The reason why a server died or did not start."""
+    """The reason why a server failed or did not start."""
 
     kind: Kind
     outcome: Outcome | None
@@ -96,12 +96,12 @@ class Diagnosis:
         return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}){sure}"
 
     def observe(self, readings: Mapping[str, float | None]) -> Observation:
-        """Return the diagnosis as evidence for a verdict, with everything else that was read of the boot."""
+        """Return the diagnosis as evidence for a verdict, with all other facts of the boot's log."""
         metrics = {**readings, **self.sizes}
         return Observation(self.outcome, metrics, self.phase, self.signature, self.kind, self.cause)
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Return the rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
+        """Yield the rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
         yield "class", self.title
         if self.doubt:
             yield "doubt", self.doubt
@@ -113,7 +113,7 @@ class Diagnosis:
 
 
 def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
-    """Diagnose why the server failed, from its log *reading* and the evidence *given* of how it ended."""
+    """Return why the server failed, from its log *reading* and *given*, the evidence of its end."""
     given = _joined(reading, given)
     cause = reading.cause
     if cause is not None and not (cause.signature.weak and (_memory(reading, given) or _was_killed(cause, given))):
@@ -125,7 +125,10 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
-    """Diagnose the state of a server from its log *reading* and the evidence *given*, and the reason if it is not healthy."""
+    """
+    Return the state of a server by its log *reading* and the evidence *given*, and the diagnosis; None for a healthy
+    one.
+    """
     joined = _joined(reading, given)
     boot, code = reading.boot, joined.exit_code
     ended = boot.fatal_at is not None or code not in (None, 0)
@@ -143,7 +146,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
-    """Diagnose a refused request: the id, class and sizes in the catalogue for *text*; None if no entry matches."""
+    """Return id, class and sizes of a refused request by its *text*; None if no catalogue entry matches."""
     for known in catalogue.refusal:
         if match := re.search(known.regex, text):
             return known.id, known.kind, figures(match.groupdict())
@@ -151,7 +154,7 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 
 def _joined(reading: LogReader, given: Evidence) -> Evidence:
-    """Return the evidence *given*, completed by lines of the kernel, systemd, a container or Kubernetes in the log."""
+    """Return *given*, completed from lines of the kernel, systemd, a container or Kubernetes in the log."""
     seen = reading.evidence
     return replace(
         given,
@@ -166,7 +169,7 @@ def _memory(reading: LogReader, given: Evidence) -> bool:
 
 
 def _named(reading: LogReader, found: Failure) -> Diagnosis:
-    """Return the diagnosis if a log line names the cause."""
+    """Return the diagnosis for a log line that names the cause."""
     known, boot = found.signature, reading.boot
     sizes = found.metrics or named_cause.allocation_before(boot.candidates, found)
     phase, line = named_cause.phase_of(reading, found), named_cause.line_of(reading, found)
@@ -182,7 +185,7 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
 
 
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Return the diagnosis if the kernel or a container's state reports an out-of-memory kill."""
+    """Return the diagnosis of an out-of-memory kill by the kernel or a container's state; None without one."""
     # The counter alone covers all processes of the host.
     kills = (*(given.memory_kills or ()), *reading.evidence.memory)
     went = _signal(reading, given) is not None or named_cause.silent(reading)
@@ -201,7 +204,7 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Return the diagnosis of a server that was stopped from outside: its log says so, or SIGTERM ended it."""
+    """Return the diagnosis of a server stopped from outside, by its log or by SIGTERM; None for any other."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
     number = _signal(reading, given)
@@ -217,13 +220,13 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _was_killed(cause: Failure, given: Evidence) -> bool:
-    """Whether a process of a watched server was killed. Its children then log that they were asked to end."""
+    """Return whether a process of a watched server was killed; its children then log that they were asked to end."""
     numbers = {-(given.exit_code or 0), (given.exit_code or 0) - 128, *(each.number for each in given.process_ends)}
     return signal.SIGKILL in numbers and given.memory_kills is not None and cause.kind == "killed" and cause.silent
 
 
 def from_outside(reading: LogReader, found: Diagnosis) -> bool:
-    """Whether something outside ended the server by the diagnosis *found*, and the server logged no error before."""
+    """Return whether, by the diagnosis *found*, an event outside ended the server before the server logged an error."""
     return found.kind == "killed" and (reading.cause is None or reading.cause.silent)
 
 
@@ -234,13 +237,13 @@ def _signal(reading: LogReader, given: Evidence) -> int | None:
 
 
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
-    """Return the evidence of a stop from outside. A failed probe before the server was ready is none."""
+    """Return the evidence of a stop from outside. A probe that failed before the server was ready is no such evidence."""
     boot, killed = reading.boot, given.exit_code in _KILLED
     return reading.evidence.stops(killed=killed, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Return the diagnosis of a server that answers, and refuses the request."""
+    """Return the diagnosis of a server that refuses the request; None for any other."""
     if given.refusal is None:
         return None
     phase: Phase = "request"
@@ -269,7 +272,7 @@ def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
 
 
 def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Return the diagnosis of a server that hung, or was too slow, when the time limit ended."""
+    """Return the diagnosis of a server that hung, or was too slow, at the time limit; None otherwise."""
     if given.waited_for is None:
         return None
     if given.at_work is not None:
@@ -288,7 +291,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _asserted(reading: LogReader) -> Diagnosis | None:
-    """Return the diagnosis of a failed check or operation in the engine or below it, if that is the log's first error."""
+    """Return the diagnosis of a check or operation that failed in the engine or below it; None for any other first error."""
     found = engine_error.engine_error(reading.boot)
     if found is None:
         return None
@@ -320,7 +323,7 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def _unscheduled(reading: LogReader) -> Diagnosis:
-    """Return the diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line names why."""
+    """Return the diagnosis of a server whose requests wait while none runs: a small KV cache, or an unknown reason."""
     boot = reading.boot
     seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
     if not boot.holds_no_request:
@@ -335,14 +338,14 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
 
 
 def _idle(reading: LogReader) -> Diagnosis | None:
-    """Return the diagnosis of a server that is ready and does no work for its requests."""
+    """Return the diagnosis of a ready server that does no work for its requests; None for any other."""
     if reading.boot.answers_nothing:
         return _only_refusals(reading)
     return _unscheduled(reading) if reading.boot.idle_with_requests >= _SEVERAL else _retrying(reading)
 
 
 def _retrying(reading: LogReader) -> Diagnosis | None:
-    """Return the diagnosis of a server whose log ends with a step that is retried repeatedly, without a sign of work after it."""
+    """Return the diagnosis of a server whose log ends with a step that is retried; None for any other."""
     boot = reading.boot
     worked_at = max(boot.worked_at, boot.served_at or 0)
     for entry, count in reading.benign():
@@ -382,7 +385,7 @@ def _ended(
     evidence: list[str],
     sizes: Mapping[str, float] | None = None,
 ) -> Diagnosis:
-    """Return the diagnosis of a server if the end of it, or of one of its processes, was observed."""
+    """Return the diagnosis of a server of which an end, or the end of a process, was observed."""
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:

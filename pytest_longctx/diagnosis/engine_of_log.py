@@ -24,7 +24,7 @@ _ENOUGH = 4 << 20
 
 
 def engine_of(chunks: Iterable[bytes]) -> str | None:
-    """Return the engine that wrote most lines of the log *chunks*; None if no line has a word of an engine."""
+    """Return the engine that wrote most lines of the log *chunks*; None if no line has a word that only one engine uses."""
     seen: Counter[str] = Counter()
     size = 0
     for chunk in chunks:

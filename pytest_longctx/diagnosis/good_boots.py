@@ -34,19 +34,16 @@ _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+(?:[.,:]\d+)*")
 
 @dataclass(frozen=True, slots=True)
 class GoodBoots:
-    """The kept logs, one for each deployment of a backend."""
+    """Store of the logs of good boots, one for each deployment of a backend."""
 
     folder: Path
 
     def path(self, backend: str, deployment: str) -> Path:
-        """Return where the log of the last good boot of *deployment* is kept; the file may not exist."""
+        """Return the path for the log of the last good boot of *deployment*, which may not exist."""
         return self.folder / f"{backend}-{deployment}.log"
 
     def keep(self, log: Path, backend: str, deployment: str, secrets: tuple[str, ...] = ()) -> None:
-        """
-        Keep *log*, with *secrets* masked, as the log of the last good boot. Without a writable folder nothing
-        changes.
-        """
+        """Store *log*, with *secrets* masked, as the log of the last good boot. Without a writable folder, do nothing."""
         kept = self.path(backend, deployment)
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +54,10 @@ class GoodBoots:
             Path(made.name).replace(kept)
 
     def compared(self, bad: LogReader, log: Path, backend: str, deployment: str) -> list[str]:
-        """Return how the failed boot *bad*, whose log is at *log*, differs from the last good one; empty without one."""
+        """
+        Return the differences of the failed boot *bad*, whose log is at *log*, from the last good boot; empty without
+        one.
+        """
         kept = self.path(backend, deployment)
         try:
             good = read_file(kept, bad.catalogue, bad.version)
@@ -98,7 +98,7 @@ def _unequal(what: str, mine: Mapping[str, str], theirs: Mapping[str, str], abse
 
 
 class _Seen:
-    """The kinds of lines and the arguments of one log."""
+    """The kinds of lines and the arguments in one log."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.shapes: dict[str, str] = {}

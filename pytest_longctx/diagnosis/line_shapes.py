@@ -1,5 +1,5 @@
 """
-Which lines of a log matter, decided once for lines that differ only in numbers and ids.
+Decide which lines of a log matter, once for all lines that differ only in numbers and ids.
 
 A piece of the log without any word that a pattern needs is passed over as a whole.
 """
@@ -34,7 +34,8 @@ class LineShapes:
 
     def due(self, block: bytes, attention: Callable[[], int]) -> Iterator[tuple[int, bytes, int]]:
         """
-        Yield the lines of a *block* of the log to read: number in the block, line, and the number of equal lines it represents.
+        Yield the lines of a *block* to read: number in the block, line, and the number of equal lines for which it
+        stands.
 
         After each line, *attention* returns how closely the next lines are read.
         """
@@ -91,7 +92,7 @@ def _shapes(piece: bytes) -> list[bytes]:
 
 
 def _pieces(block: bytes) -> Iterator[bytes]:
-    """A log's *block* in pieces of whole lines."""
+    """Yield a log's *block* in pieces of whole lines."""
     start = 0
     while start < len(block):
         end = block.find(b"\n", start + _PIECE_BYTES) + 1 or len(block)

@@ -21,7 +21,7 @@ _MOST_LINES: Final = 100_000
 
 @dataclass(slots=True)
 class LogMotion:
-    """Follows a log. *idle* are patterns of lines that are logged with and without work."""
+    """Detector of new lines in a log. *idle* are patterns of lines that are logged with and without work."""
 
     path: Path | None = None
     idle: tuple[str, ...] = ()
@@ -32,12 +32,12 @@ class LogMotion:
 
     @classmethod
     def from_now(cls, path: Path | None, idle: tuple[str, ...] = ()) -> "LogMotion":
-        """Follow the activity of the log at *path* from its current end."""
+        """Return a detector of new lines in the log at *path*, from the log's current end on."""
         there = path is not None and path.is_file()
         return cls(path if there else None, idle, path.stat().st_size if there and path is not None else 0)
 
     def grown(self) -> bool:
-        """Whether the log has a new line, as a sign of activity, since the last call."""
+        """Return whether the log has a new line since the last call, as a sign of activity."""
         if self.path is None:
             return False
         try:
@@ -52,7 +52,7 @@ class LogMotion:
         return self.new(re.split(r"[\r\n]+", block.decode("utf-8", "replace")))
 
     def new(self, lines: Iterable[str]) -> bool:
-        """Whether any of *lines* is new, and not a repetition with another time."""
+        """Return whether any of *lines* is new, and not a repetition with another time."""
         found = [line for line in lines if self._is_new(line)]
         self.last = found[-1].strip() if found else self.last
         return bool(found)

@@ -1,4 +1,4 @@
-"""How a process ended: as a supervisor saw it, and as lines of the kernel, systemd, a container or Kubernetes in a log tell."""
+"""How a process ended, by its supervisor, and by lines of the kernel, systemd, a container or Kubernetes in a log."""
 
 import re
 import signal
@@ -60,7 +60,7 @@ _LIMIT = 8
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """A server process that was ended by a signal."""
+    """A process of the server that a signal ended."""
 
     pid: int
     name: str
@@ -88,7 +88,7 @@ class LogEvidence:
     """Whether Kubernetes says that the container is ready."""
 
     def take(self, record: Record) -> bool:
-        """Read one log line. Returns whether it is evidence of how a process ended."""
+        """Read one log line, and return whether it is evidence of how a process ended."""
         text = record.text
         wrote = record.joined or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR)
         if wrote or not _MAY_BE.search(text) or _STORAGE.search(text):
@@ -107,7 +107,7 @@ class LogEvidence:
         return self._exit(text) or self._stop(text)
 
     def _exit(self, text: str) -> bool:
-        """Read a log line as evidence of an exit code. Returns whether it is one."""
+        """Read a log line as evidence of an exit code, and return whether it is."""
         if _AGAIN.match(text):
             self.exit_code = None
             return True
@@ -117,7 +117,7 @@ class LogEvidence:
         return found is not None
 
     def _stop(self, text: str) -> bool:
-        """Read a log line as evidence of a stop from outside or of the container's state. Returns whether it is one."""
+        """Read a log line as evidence of a stop from outside or of the container's state, and return whether it is."""
         if _READY.match(text):
             self.ready = True
             return True
@@ -143,7 +143,7 @@ class LogEvidence:
 
 
 def _exit_code(parts: Mapping[str, str | None]) -> int:
-    """Return the exit code that a log line gives as evidence; negative for a signal."""
+    """Return the exit code in a log line of evidence; negative for a signal."""
     if name := parts.get("name"):
         name = f"SIG{name.removeprefix('SIG')}"
         return -signal.Signals[name].value if name in signal.Signals.__members__ else 1
@@ -152,7 +152,7 @@ def _exit_code(parts: Mapping[str, str | None]) -> int:
 
 
 def _said(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """Return the match of an evidence *pattern* in the log line *text*, outside quotations."""
+    """Return the match of an evidence *pattern* in the log line *text*, outside quotations; None without a match."""
     found = pattern.search(text)
     return found if found is not None and quoting.reports(text, found.start(), found.end()) else None
 
@@ -170,24 +170,24 @@ _BANNERS: Final[Mapping[str, signal.Signals]] = {
 
 
 def signal_of_banner(line: str) -> str:
-    """Return the signal that a shell's message names, as an exit code; empty if *line* names none."""
+    """Return the signal that a shell's message names, as an exit code; empty if *line* names no signal."""
     return next((str(-number) for words, number in _BANNERS.items() if words in line), "")
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal that ended a process, such as SIGKILL, or its number if it has no name."""
+    """Return the name of a signal, such as SIGKILL; its number if the signal has no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def silent(*, told: bool) -> str:
-    """Return the evidence that a child ended without an earlier error; *told*: the log contains the beginning of the boot."""
+    """Return the evidence that a child ended without an earlier error. *told*: the log contains the beginning of the boot."""
     if told:
         return "unknown: a child process ended without a word of its own, no cause in the log"
     return "unknown: the log has only the end of the failure; its first error stands in the lines before"
 
 
 def what_would_tell(number: int | None) -> str:
-    """Name further evidence, outside the log, that would show why signal *number* ended the process."""
+    """Return further evidence, outside the log, that would show why signal *number* ended the process."""
     if number == signal.SIGKILL or number is None:
         sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
         return f"{sources} would show whether memory was the reason"

@@ -12,7 +12,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = None) -> LogReader:
-    """Read a log file, given in chunks of any size, into a log reader."""
+    """Return a log reader that has read a log, given in chunks of any size."""
     reading, lines = LogReader(catalogue, version), Lines()
     for chunk in chunks:
         reading.read(lines.take(chunk))
@@ -21,6 +21,6 @@ def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = No
 
 
 def read_file(path: Path, catalogue: Catalogue, version: str | None = None) -> LogReader:
-    """Read the log file at *path*, as far as it is written, into a log reader."""
+    """Return a log reader that has read the log file at *path*, as far as the file is written."""
     with path.open("rb") as log:
         return read(iter(lambda: log.read(_CHUNK_BYTES), b""), catalogue, version)

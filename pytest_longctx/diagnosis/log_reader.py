@@ -37,7 +37,10 @@ _TRACE_LINES = 2000
 
 
 class LogReader:
-    """The figures, phases and failures in the log of one deployment. *version* is the engine's; None: taken from the log."""
+    """
+    Reader of the figures, phases and failures in the log of one deployment. *version* is the engine's; None takes it
+    from the log.
+    """
 
     def __init__(self, catalogue: Catalogue, version: str | None = None) -> None:
         self.catalogue, self.version = catalogue, version
@@ -54,7 +57,10 @@ class LogReader:
 
     @property
     def boot(self) -> Boot:
-        """The boot in the log to report: the last of the engine's container. If one of several sources failed, that source."""
+        """
+        The boot in the log to report: the last of the engine's container. If one of several sources failed, the boot of
+        that source.
+        """
         if not self.boots:
             self.boots[""] = Boot()
         return chosen(self.boots, self.earlier)
@@ -86,32 +92,35 @@ class LogReader:
 
     @property
     def cause(self) -> Failure | None:
-        """The log line that names the cause. Without one, the kernel's evidence of a hardware fault, wherever it was logged."""
+        """
+        The kernel's or the driver's line about a hardware fault, else the log line that names the cause; None without
+        either.
+        """
         return rooted(self.boots, self.boot) or self.boot.cause
 
     @property
     def summary(self) -> Failure | None:
-        """The first log line that reports a failure without its cause."""
+        """The first log line that reports a failure without its cause; None without such a line."""
         return self.boot.summary
 
     @property
     def failure(self) -> Failure | None:
-        """The failure in the log: its cause; without one, the summary."""
+        """The failure in the log: its cause or, without one, the summary; None without both."""
         return self.cause or self.summary
 
     @property
     def fatal(self) -> bool:
-        """Whether the log has a line that the engine does not survive, according to its source."""
+        """Whether the log has a line that the engine, by its source, does not survive."""
         return self.boot.fatal_at is not None
 
     def benign(self) -> Iterator[tuple[Benign, int]]:
-        """The benign lines in the log, each with its count."""
+        """Yield the benign lines in the log, each with its count."""
         for entry in self.catalogue.benign:
             if self.notices[entry.id]:
                 yield entry, self.notices[entry.id]
 
     def told(self) -> dict[str, str]:
-        """The named facts in the log, and under ``notices`` the ids of the benign lines."""
+        """Return the named facts in the log, with the ids of the benign lines under ``notices``."""
         seen = ", ".join(entry.id for entry, _ in self.benign())
         return {**self.words, "notices": seen} if seen else dict(self.words)
 
@@ -130,17 +139,17 @@ class LogReader:
         self.cut = False
 
     def _attentive(self) -> int:
-        """Return how closely the next log line must be read: the highest value of all boots."""
+        """Return how closely the next log line must be read: the highest value over all boots."""
         return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
     def _matter(self, lines: Sequence[bytes]) -> list[bool]:
-        """Whether the log reader must look at each of *lines*: an entry of the catalogue may match, or it is a first error."""
+        """Return whether each of *lines* must be read: an entry of the catalogue may match it, or it may be a first error."""
         found = self._index.matched([plain(line) for line in lines])
         new = not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
         return [at in found or (new and b"ERROR" in line) for at, line in enumerate(lines)]
 
     def _may_matter(self, piece: bytes) -> bool:
-        """Whether the log reader must look at a *piece* of the log, decided only by the words in it."""
+        """Return whether a *piece* of the log must be read, by the words in it alone."""
         return b"ERROR" in piece or self._index.may_match(plain(piece))
 
     def feed(self, line: str) -> None:
@@ -150,7 +159,7 @@ class LogReader:
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> None:
-        """Read one log line that stands for *times* equal ones."""
+        """Read one log line that stands for *times* equal lines."""
         self.lines += 1
         for record in records(line):
             inner = record.text if record.logged else self._outer.removed(record.text)
@@ -182,7 +191,10 @@ class LogReader:
             boot.sizes_due *= any(text is None for text in match.groupdict().values())
 
     def _begin(self, boot: Boot, record: Record) -> bool:
-        """Begin to read a traceback. The engine's own message may precede it in the same line."""
+        """
+        Begin a traceback if a log line starts one, and return whether it does. The engine's message may precede it in
+        the line.
+        """
         if boot.phase == "stop":
             return False
         before = record.text.partition(HEADER)[0] if HEADER in record.text else ""
@@ -202,7 +214,7 @@ class LogReader:
         return True
 
     def _continue(self, boot: Boot, trace: Trace, record: Record) -> bool:
-        """Read the log's next *record* if it is a line of *trace*. Returns whether it is."""
+        """Read the log's next *record* if it belongs to *trace*, and return whether it does."""
         if not trace.holds(record):
             if trace.done and record.kinds[-1:] != ("nccl",):
                 boot.closes(trace)
@@ -218,7 +230,7 @@ class LogReader:
         return self._line_of(boot, trace, record, text)
 
     def _line_of(self, boot: Boot, trace: Trace, record: Record, text: str) -> bool:
-        """Read *text*, a log line of *trace*: a frame, its source line, the exception or more of its message."""
+        """Read *text*, a log line of *trace*: a frame, its source line, the exception, or more of the exception's message."""
         if not trace.done and INDENTED.match(text):
             text = text.strip()
         if FRAME.match(text) or (not trace.done and text[:1] == " "):
@@ -261,7 +273,7 @@ class LogReader:
         trace.places, trace.phase = {}, None
 
     def _message(self, boot: Boot, record: Record, times: int) -> bool:
-        """Read a log line outside a traceback. Returns whether it is a fact or a notice."""
+        """Read a log line outside a traceback, and return whether it is a fact or a notice."""
         text = record.text
         if record.bare and not record.kinds and quoting.is_comment(text):
             return False
@@ -324,7 +336,7 @@ class LogReader:
         return None
 
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
-        """Search the log line *text* for a failure. Returns its signature, or None."""
+        """Return the signature of the failure in the log line *text*; None if the line reports none."""
         exception, text = trace is not None or is_exception(record, text), joined(text)
         summary: Signature | None = None
         for pattern, signature in self._index.of(text):
@@ -373,13 +385,13 @@ class LogReader:
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
         """
-        Return the groups of *match* in a log line. If the line was cut, a group at its end may be incomplete and is
-        omitted.
+        Return the groups of *match* in a log line, without a group at the end of a line that was cut. A value is None
+        for an unmatched group.
         """
         found = match.groupdict()
         return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
 
     def _runs(self, boot: Boot, wanted: str) -> bool:
-        """Whether the engine's version in the log is in *wanted*; True if the version is unknown."""
+        """Return whether the engine's version in the log is in *wanted*; True if the version is unknown."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)

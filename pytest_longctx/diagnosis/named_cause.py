@@ -1,6 +1,6 @@
 """
-What follows from a line that names a cause or an end: the phase of the failure, its sizes, the signal, and the remedy for the
-engine's version.
+Consequences of a line that names a cause or an end: the phase, the sizes, the signal, and the remedy for the engine's
+version.
 """
 
 import re
@@ -66,10 +66,7 @@ def phase_of(reading: LogReader, found: Failure) -> Phase:
 
 
 def when(reached: Phase, *, told: bool) -> Phase:
-    """
-    Return the phase of a failure, for the phase that the boot *reached*. *told*: a log line shows the phase, and not
-    only the lack of later lines.
-    """
+    """Return the phase of a failure, for the phase that the boot *reached*. *told*: a log line shows the phase."""
     if reached == "start" and not told:
         return "unknown"
     return "request" if reached == "serve" else reached
@@ -84,8 +81,8 @@ def allocation_before(candidates: list[Failure], found: Failure) -> Mapping[str,
 
 def doubt_of(found: Failure, *, ended: bool) -> str:
     """
-    Return why the diagnosis from the line *found* is not certain; empty if it is. *ended*: the end of the process was
-    observed.
+    Return why the diagnosis from the line *found* is uncertain; empty if it is certain. *ended*: the end of the process
+    was observed.
     """
     known = found.signature
     if known.weak:
@@ -97,7 +94,7 @@ def doubt_of(found: Failure, *, ended: bool) -> str:
 
 def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
     """
-    Return what contradicts a lack of memory in the line *found*; empty if nothing does.
+    Return the evidence against a lack of memory in the line *found*; empty without such evidence.
 
     The device had several times the requested memory free, and the log names no limit of the process.
     """
@@ -112,7 +109,7 @@ def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
 
 
 def remedy_for(reading: LogReader, found: Failure) -> str:
-    """Return the remedy for the version that logged the failure, and for the notices in its log."""
+    """Return the remedy for the version that logged the failure, and for the notices in the log."""
     known = found.signature
     if known.after and known.after_remedy and reading.notices[known.after]:
         return known.after_remedy
@@ -125,7 +122,7 @@ def remedy_for(reading: LogReader, found: Failure) -> str:
 
 
 def silent(reading: LogReader) -> bool:
-    """Whether a child process of the diagnosed server ended and no error had been logged before."""
+    """Return whether a child process of the diagnosed server ended before any error was logged."""
     found = reading.summary
     ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
     return found is not None and ended and found.silent
@@ -133,8 +130,8 @@ def silent(reading: LogReader) -> bool:
 
 def signal_of(reading: LogReader, exit_code: int | None, process_ends: Sequence[ProcessEnd]) -> int | None:
     """
-    The signal that ended the diagnosed server, or the child that was the first to go: by its log, by its *exit_code*, or by the
-    *process_ends* that were seen.
+    Return the signal that ended the diagnosed server, or its child that ended first: by the log, by *exit_code*, or by
+    the observed *process_ends*.
 
     None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
     """

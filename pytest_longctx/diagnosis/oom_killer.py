@@ -1,4 +1,4 @@
-"""Evidence of the kernel's out-of-memory killer, as far as it can be read; None if it cannot."""
+"""Evidence of the kernel's out-of-memory killer, as far as it is readable; None if it is not."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _VICTIM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class MemoryKills:
-    """Out-of-memory kills during an interval."""
+    """Out-of-memory kills within an interval."""
 
     lines: tuple[str, ...] = ()
     """Evidence, one line each; empty: searched, and none found."""
@@ -31,14 +31,14 @@ class MemoryKills:
 
 
 class MemoryWatch:
-    """Reads the kernel's counters when created, and reports the kills since then."""
+    """Watch of the kernel's counters, which reports the kills since its creation."""
 
     def __init__(self) -> None:
         self._since_s = time.clock_gettime(time.CLOCK_MONOTONIC)
         self._before = {name: count for name in _COUNTERS if (count := counted(Path(name))) is not None}
 
     def kills(self) -> MemoryKills | None:
-        """The OOM killer's kills since creation; None if neither a counter nor the kernel's log can be read."""
+        """Return the OOM killer's kills since creation; None if neither a counter nor the kernel's log is readable."""
         said = kernel_log(self._since_s)
         if not self._before and said is None:
             return None
@@ -55,7 +55,7 @@ class MemoryWatch:
 
 
 def counted(path: Path) -> int | None:
-    """The ``oom_kill`` counter of out-of-memory kills in *path*; None if it cannot be read."""
+    """Return the ``oom_kill`` counter of out-of-memory kills in the file *path*; None if it is unreadable."""
     try:
         found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     except OSError:
@@ -64,7 +64,10 @@ def counted(path: Path) -> int | None:
 
 
 def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Kills by the kernel's OOM killer in the control group of *pid* (cgroup v1 or v2); None if unreadable."""
+    """
+    Return the number of kills by the kernel's OOM killer in the control group of *pid* (cgroup v1 or v2); None if
+    unreadable.
+    """
     try:
         rows = (proc / str(pid) / "cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -78,7 +81,10 @@ def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path(
 
 
 def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
-    """Kernel log messages since *since_s* on the monotonic clock, where the OOM killer reports; None if unreadable."""
+    """
+    Return the kernel's log messages since *since_s* on the monotonic clock, where the OOM killer reports; None if
+    unreadable.
+    """
     try:
         source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -96,7 +102,7 @@ def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
 
 
 def _record(source: int) -> str:
-    """The next record of the kernel's log, where the OOM killer reports; empty when there is none."""
+    """Return the next record of the kernel's log, where the OOM killer reports; empty at the log's end."""
     while True:
         try:
             return os.read(source, _RECORD_BYTES).decode("utf-8", "replace")

@@ -1,5 +1,5 @@
 """
-Many patterns searched for in lines at once.
+Search for many patterns in lines at once.
 
 All words that the patterns need are searched for in one pass (Aho-Corasick), at a speed that no text changes. Only the patterns
 whose words are there are searched for, each by RE2. The search may report a pattern that does not match; it never misses one
@@ -41,7 +41,7 @@ _TOKEN = re.compile(
 
 def relaxed(regex: str) -> str:
     r"""
-    A pattern that RE2 can read and that matches wherever *regex* does, with any number where *regex* has one.
+    Return a pattern that RE2 can read and that matches wherever *regex* does, with any number where *regex* has one.
 
     Lookarounds are left out, which RE2 does not have, and ``^``, since a line's prefixes stand before its message.
     Numbers are relaxed so that lines which differ only in numbers have the same answer, and so is a reference to a group.
@@ -77,7 +77,7 @@ def _parts(regex: str) -> Iterator[str]:
 
 
 def _alternatives(regex: str) -> Iterator[list[str]]:
-    """The alternatives of the pattern *regex*, each as its tokens."""
+    """Yield the alternatives of the pattern *regex*, each as its tokens."""
     depth, tokens = 0, list[str]()
     for token in _TOKEN.finditer(regex):
         depth += bool(token["look"] or token["open"]) - bool(token["close"])
@@ -90,7 +90,10 @@ def _alternatives(regex: str) -> Iterator[list[str]]:
 
 
 def _begun(tokens: list[str]) -> list[str]:
-    """Remove from the beginning of *tokens* what a search may skip: ``X*`` and ``X?``, and all but one repetition of ``X+``."""
+    """
+    Remove the parts at the beginning of *tokens* that a search may skip: ``X*`` and ``X?``, and all but one repetition
+    of ``X+``.
+    """
     while tokens:
         depths = accumulate((part == "(") - (part == ")") for part in tokens)
         atom = next(number for number, depth in enumerate(depths, 1) if depth == 0)
@@ -106,7 +109,7 @@ def _begun(tokens: list[str]) -> list[str]:
 
 def needed(regex: str) -> list[list[str]]:
     r"""
-    Words without which the relaxed pattern *regex*, one alternative, cannot match: of each list it needs one, rare lists first.
+    Return lists of words, rare ones first; without a word of each list, *regex*, one relaxed alternative, cannot match.
 
     >>> needed(r"(?:CUDA|HIP) errors?: .*\b(?:launch|copy)\b")
     [['CUDA errors: ', 'CUDA error: ', 'HIP errors: ', 'HIP error: '], ['launch', 'copy']]
@@ -119,7 +122,7 @@ def needed(regex: str) -> list[list[str]]:
 
 
 def _between_gaps(tokens: list[str]) -> list[list[str]]:
-    """For each part of an alternative between its gaps: words, one of which every match contains."""
+    """Return, for each part of an alternative between its gaps, words of which every match contains one."""
     parts, words = list[list[str]](), [""]
     for atom, mark in _atoms(tokens):
         spelled = _spelled(atom) if mark in ("", "?", "+") else None
@@ -136,7 +139,10 @@ def _between_gaps(tokens: list[str]) -> list[list[str]]:
 
 
 def _inside(atom: list[str]) -> list[str]:
-    """Words, one of which every match of a group contains: the rarest of each of its alternatives. Empty: none is known."""
+    """
+    Return words of which every match of a group contains one: the rarest words of each alternative; empty if none is
+    known.
+    """
     if atom[0] != "(":
         return []
     found = [needed("".join(tokens)) for tokens in _alternatives(_inner(atom))]
@@ -148,12 +154,12 @@ def _rareness(words: list[str]) -> tuple[int, int]:
 
 
 def _joined(words: list[str], more: list[str]) -> list[str] | None:
-    """Each of *words* followed by each of *more*; None: they are too many."""
+    """Return each of *words* followed by each of *more*; None if these are too many."""
     return [before + after for before, after in product(words, more)] if len(words) * len(more) <= _MOST_WORDS else None
 
 
 def _atoms(tokens: list[str]) -> Iterator[tuple[list[str], str]]:
-    """The characters, classes and groups of an alternative, each with the mark of its repetition, or an empty one."""
+    """Yield the characters, classes and groups of an alternative, each with the mark of its repetition, or an empty mark."""
     depth, atom, mark = 0, list[str](), ""
     for part in tokens:
         repeats = part in ("?", "*", "+") or _COUNT.fullmatch(part)
@@ -174,7 +180,7 @@ def _inner(group: list[str]) -> str:
 
 
 def _spelled(atom: list[str]) -> list[str] | None:
-    """Every text that a pattern's *atom* matches; None: they are too many or not known."""
+    """Return every text that a pattern's *atom* matches; None if these are too many or unknown."""
     first = atom[0]
     if first == "(":
         found = list[str]()
@@ -195,7 +201,7 @@ def _spelled(atom: list[str]) -> list[str] | None:
 
 
 class PatternSet:
-    """Numbered patterns, searched in a line at once. A pattern that RE2 cannot read may match every line."""
+    """Numbered patterns that are searched in a line at once. A pattern that RE2 cannot read may match every line."""
 
     def __init__(self, regexes: Sequence[str]) -> None:
         found = [(number, *each) for number, regex in enumerate(regexes) for each in _with_words(regex)]
@@ -222,7 +228,10 @@ class PatternSet:
         self._rare = BytesAhoCorasick(rare, implementation=Implementation.ContiguousNFA)
 
     def may_match(self, text: bytes) -> bool:
-        """Whether a line of *text* has a word that a pattern needs, or matches a pattern whose words are in most texts."""
+        """
+        Return whether a line of *text* has a word that a pattern needs, or matches a pattern whose words are in most
+        texts.
+        """
         found = self._rare.find_matches_as_indexes
         return bool(
             found(text[:_HEAD_BYTES])  # where many lines have one, the rest need not be searched
@@ -254,13 +263,13 @@ class PatternSet:
         return found
 
     def _candidates(self, text: bytes) -> set[int]:
-        """Return the alternatives whose words are in *text*, and those that need none."""
+        """Return the alternatives whose words are in *text*, and the alternatives that need none."""
         words = {hit[0] for hit in self._words.find_matches_as_indexes(text, overlapping=True)}
         some = set[int]().union(*(self._first[word] for word in words))
         return self._always | (some & self._one_list.union(*(self._second[word] for word in words)))
 
     def _search(self, part: int, text: bytes, start: int) -> int | None:
-        """Return where an alternative first matches in *text* from *start* on; None: nowhere."""
+        """Return the position from *start* on at which an alternative first matches in *text*; None without a match."""
         made = _made(self._parts[part][1])
         if made is None:
             return start
@@ -270,18 +279,21 @@ class PatternSet:
 
 @lru_cache(maxsize=8192)
 def _with_words(regex: str) -> tuple[tuple[str, list[list[str]]], ...]:
-    """Return the alternatives of *regex* with the words that each needs. Kept, because the engines' sets share most patterns."""
+    """
+    Return the alternatives of *regex* with the words that each needs. The result is cached, because the engines' sets
+    share most patterns.
+    """
     return tuple((part, needed(part)) for part in _parts_of(relaxed(regex)))
 
 
 def _parts_of(regex: str) -> list[str]:
-    """Return the alternatives of the relaxed pattern *regex*; itself, if flags in it hold for several."""
+    """Return the alternatives of the relaxed pattern *regex*; the whole pattern if flags in it hold for several."""
     return [regex] if _FLAGS.search(regex) else ["".join(tokens) for tokens in _alternatives(regex)]
 
 
 @cache
 def _made(regex: str) -> Any:
-    """The search for *regex* by RE2, made when it is first needed; None if RE2 cannot read it."""
+    """Return the search for *regex* by RE2, made at its first use; None if RE2 cannot read the pattern."""
     options = re2.Options()
     options.max_mem = _MOST_STATES_BYTES
     options.log_errors = False

@@ -15,12 +15,12 @@ _COMPLAINS = re.compile(
 
 
 def is_exception(record: Record, text: str) -> bool:
-    """Whether *text*, a line outside a traceback, has the role of an exception."""
+    """Return whether *text*, a line outside a traceback, has the role of an exception."""
     return EXCEPTION.match(text) is not None and (record.level is None or record.level >= ERROR)
 
 
 def counts(signature: Signature, record: Record, text: str, at: int, *, exception: bool) -> bool:
-    """Whether the match of *signature* at *at* counts, by role and level of the line, and outside quoted text."""
+    """Return whether the match of *signature* at *at* counts, by role and level of the line, and outside quoted text."""
     native = record.bare or record.kinds[-1:] == ("nccl",)
     role = "exception" if exception else "native" if native else "record"
     if signature.role and role not in signature.role:
@@ -33,12 +33,12 @@ def counts(signature: Signature, record: Record, text: str, at: int, *, exceptio
 
 
 def noticed(signature: Signature, level: int | None) -> bool:
-    """Whether a logger's *level* is below the level of the lines of *signature*, so that the program continued."""
+    """Return whether a logger's *level* is below the level of the lines of *signature*, so that the program continued."""
     return level is not None and level < LEVELS[signature.level]
 
 
 def complains(record: Record) -> bool:
-    """Whether the line of *record* has the role of an error, by its level or its text."""
+    """Return whether the line of *record* has the role of an error, by its level or its text."""
     text = record.text
     if quoting.is_request(text) or not text.strip():
         return False

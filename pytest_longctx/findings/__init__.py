@@ -1,1 +1,1 @@
-"""Findings: schema, scope, evidence and verdict of documented results."""
+"""Findings: schema, scope, evidence and verdicts of documented results."""

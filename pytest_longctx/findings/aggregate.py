@@ -28,9 +28,7 @@ WORST: Mapping[str, _Pick] = MappingProxyType(
         "ttft_gap_s": lambda values, _: max(values, key=abs),
     }
 )
-"""
-Figures that one bad measurement invalidates, with the function that selects the worst value. A median would hide it.
-"""
+"""Figures that one bad measurement invalidates and a median would hide, with the function that selects the worst value."""
 
 SPREADS: Mapping[str, str] = MappingProxyType({"ttft_spread": "ttft_s", "decode_spread": "decode_tokens_per_s"})
 """Spreads that are kept of repeated measurements, each with its figure."""
@@ -38,7 +36,8 @@ SPREADS: Mapping[str, str] = MappingProxyType({"ttft_spread": "ttft_s", "decode_
 
 def summary(readings: Sequence[Observation]) -> Observation:
     """
-    Aggregate repeated measurements of one question. If one was not served, return the first such measurement.
+    Return one observation of repeated measurements of one question. If one was not served, return the first such
+    measurement.
 
     A figure that is missing from one measurement is None. A spread is (largest - smallest) / median.
     """
@@ -66,7 +65,7 @@ def _spread(values: Sequence[float | None]) -> float | None:
 
 def conversation(turns: Sequence[Observation]) -> Observation:
     """
-    Aggregate a conversation: first-turn metrics plus cache reuse of later turns.
+    Return one observation of a conversation: the metrics of the first turn and the cache reuse of later turns.
 
     ``reused_share`` is the minimum of cached tokens / tokens of the turn before. Answer tokens are not counted, because
     a conversation of random ids replaces them. If a turn was not served, return the first such turn.
@@ -90,14 +89,14 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], float]) -> float | None:
-    """Aggregate the values by *pick*; None if a value is missing."""
+    """Return the value that *pick* makes of all values; None if a value is missing."""
     known = [value for value in values if value is not None]
     return pick(known) if len(known) == len(values) else None
 
 
 def length_sweep(points: Sequence[Observation]) -> Observation:
     """
-    Aggregate readings at several lengths into the fitted law t = a N + b N^2, with N in millions of tokens.
+    Return one observation of readings at several lengths: the fitted law t = a N + b N^2, with N in millions of tokens.
 
     ``law_error`` is the largest relative deviation of a reading from the fitted law. If a point was not served, return
     the first such point.

@@ -126,7 +126,7 @@ def questions() -> tuple[str, ...]:
 
 
 class Ask(toml.Table):
-    """Parameters of the requests to send."""
+    """Parameters of the requests that a finding sends."""
 
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
@@ -220,12 +220,12 @@ class Ask(toml.Table):
 
     @property
     def _said_since(self) -> int:
-        """Return how many tokens longer the last turn of a conversation is than the first."""
+        """The number of tokens by which the last turn of a conversation is longer than the first."""
         return ((self.turns or 1) - 1) * (self.output_tokens + self.turn_tokens)
 
     def every_request(self, max_model_len: int | None) -> tuple[int, ...]:
         """
-        Return the prompt tokens that each successive request may have to wait for; empty if unknown.
+        Return the number of prompt tokens for which each successive request may have to wait; empty if unknown.
 
         A load counts as rounds in which every prompt waits for all prompts sent with it. An open loop is one round.
         """
@@ -238,8 +238,8 @@ class Ask(toml.Table):
     @property
     def arriving_s(self) -> float:
         """
-        Return the seconds over which the requests of an open loop arrive, with a margin for random arrivals; 0 for
-        anything else.
+        The seconds over which the requests of an open loop arrive, with a margin for random arrivals; 0 for other
+        loads.
         """
         return 2 * self.requests / self.rate_per_s if self.requests is not None and self.rate_per_s is not None else 0.0
 
@@ -255,7 +255,7 @@ NumberFormat = Literal["e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz"]
 
 
 class Claim(toml.Table):
-    """Published figures that arithmetic can check without a server. Missing ones were not published."""
+    """Published figures that arithmetic can check without a server; None for a figure that was not published."""
 
     shape: str | None = None
     """The model, by its name in `pytest_longctx.deployments.shape.known`."""
@@ -273,7 +273,7 @@ class Claim(toml.Table):
     weights_gib: float | None = None
     """BF16 weights on one device."""
     moved_s: float | None = None
-    """Claimed time to store or load its KV cache."""
+    """Claimed time in seconds to store or load the prompt's KV cache."""
     moved_gib_per_s: float | None = None
     slow_s: float | None = None
     fast_s: float | None = None
@@ -286,7 +286,7 @@ class Claim(toml.Table):
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """Explain which key of the ``[ask]`` table is missing or contradicts another for *question*; empty if none is."""
+    """Return the key of ``[ask]`` that is missing or contradicts another for *question*; empty if all are right."""
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
@@ -347,7 +347,10 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
 
 
 def _ruler(ask: Ask) -> tuple[tuple[bool, str], ...]:
-    """Return what a finding about a task of RULER lacks: its name, lengths, or the published number of answer tokens."""
+    """
+    Return the missing keys of a finding about a task of RULER: its name, lengths, or the published number of answer
+    tokens.
+    """
     task = TASKS.get(ask.task or "")
     least = task.output_tokens if task else 0
     return (
@@ -361,7 +364,7 @@ def _ruler(ask: Ask) -> tuple[tuple[bool, str], ...]:
 
 
 def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
-    """Return what the *ask* of a finding about two deployments lacks."""
+    """Return the missing keys in the *ask* of a finding about two deployments, by question."""
     return {
         "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
         "drift": (
@@ -375,7 +378,7 @@ def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
 
 
 def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
-    """Return a sentence on a key that only other questions than *question* have; empty if there is none."""
+    """Return a sentence about a key that only other questions than *question* have; empty without such a key."""
     if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
         return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
     if ask.form != "ids" and question not in ("accounting", "haystack", "ruler"):

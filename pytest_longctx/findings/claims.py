@@ -29,8 +29,8 @@ LOG_WINDOW_SLACK = 1e-3
 
 def observe(claim: Claim) -> Observation:
     """
-    Check *claim* by arithmetic: it ``adds up``, or ``cannot be``, with the reason. Raises `TableError` for an unknown
-    shape.
+    Return whether *claim* ``adds up`` or ``cannot be``, with the reason, by arithmetic. Raises `TableError` for an
+    unknown shape.
     """
     if claim.shape is not None and claim.shape not in shape.known():
         raise TableError(f"claim.shape: {unknown('shape', claim.shape, shape.known())}")
@@ -42,7 +42,7 @@ def observe(claim: Claim) -> Observation:
 
 
 def _of_the_figures(claim: Claim) -> dict[str, float | None]:
-    """Return figures that follow from the published figures of a claim alone."""
+    """Return figures that follow from the published figures of a claim alone; None for one that cannot be computed."""
     largest = None if claim.number_format is None else largest_value(claim.number_format)
     return {
         "cached_share": _over(claim.cached_tokens, claim.tokens),
@@ -53,7 +53,7 @@ def _of_the_figures(claim: Claim) -> dict[str, float | None]:
 
 
 def _of_the_shape(claim: Claim, tokens: int, model: Shape) -> dict[str, float | None]:
-    """Return figures of a claim that follow from the model's shape and the hardware."""
+    """Return figures of a claim that follow from the model's shape and the hardware; None for one that cannot be computed."""
     here = Hardware.parse(claim.hardware) if claim.hardware else None
     devices = here.count if here else 1
     kv_gib = model.kv_bytes_per_token(claim.value_bytes) * tokens / GiB

@@ -1,4 +1,4 @@
-"""A finding: one documented result, its scope, its expectation, and the tolerance of a measurement."""
+"""A finding: one documented result, with its scope, its expectation, and the tolerance of a measurement."""
 
 import datetime as dt
 from math import hypot
@@ -26,7 +26,7 @@ def _markers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Bound(toml.Table):
-    """Limits of one metric. `limits` makes them absolute. A bound without limits only reports the metric."""
+    """Limits of one metric, which `limits` makes absolute. A bound without limits only reports the metric."""
 
     unit: str
     reference: float | None = None
@@ -64,15 +64,12 @@ class Bound(toml.Table):
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        """
-        Return the lowest and highest value that the bound allows; None for an open side. With *sigmas*, for a
-        measurement without error.
-        """
+        """The lowest and the highest value that the bound allows, for a measurement without error; None for an open side."""
         return self.limits_given(0.0)
 
     def limits_given(self, measured_stderr: float) -> tuple[float | None, float | None]:
         """
-        Return the limits of the bound for a measurement with its own standard error.
+        Return the limits of the bound for a measurement with its own standard error; None for an open side.
 
         Margin = sigmas x sqrt(stderr^2 + measured_stderr^2), the standard error of a difference of independent samples.
         """
@@ -90,7 +87,7 @@ class Bound(toml.Table):
 
 
 class Source(toml.Table):
-    """Where the finding was documented."""
+    """The document, and its place, that states the finding."""
 
     document: str
     where: str = ""
@@ -98,7 +95,7 @@ class Source(toml.Table):
 
 
 class Scope(toml.Table):
-    """Where the finding holds. A missing key imposes no condition."""
+    """The conditions under which the finding holds. A missing key sets no condition."""
 
     backend: toml.Names = ()
     version: toml.VersionRange | None = None
@@ -127,7 +124,7 @@ class Scope(toml.Table):
 
 
 class Expect(toml.Table):
-    """The expected observation. *signature* names a pattern of the backend's catalogue."""
+    """The expected observation. *signature* names a pattern in the catalogue of the backend."""
 
     outcome: Outcome = "serves"
     phase: str | None = None
@@ -137,7 +134,7 @@ class Expect(toml.Table):
 
 
 class Known(toml.Table):
-    """A known failure. The finding must fail, and its issue is reported."""
+    """A known failure: the finding must fail, and its issue is reported."""
 
     issue: str
     since: dt.date
@@ -188,7 +185,7 @@ class Finding(toml.Table):
 
     @property
     def fails(self) -> bool:
-        """Whether the finding expects that a server does not start."""
+        """Whether the finding expects that the server does not start."""
         return self.question in ("boot-fails", "kv-dtype") and self.expect.outcome != "serves"
 
     @property
@@ -225,7 +222,7 @@ class Finding(toml.Table):
 
 
 def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
-    """Load every finding under *folders*, by id. Raises `TableError`."""
+    """Return every finding under *folders*, by id. Raises `TableError`."""
     found: dict[str, Finding] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
         finding = toml.load(path, Finding)
@@ -239,7 +236,7 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
 
 def load_findings(*folders: str | Path) -> dict[str, Finding]:
     """
-    Load every finding by id: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
+    Return every finding by id: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
 
     Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """

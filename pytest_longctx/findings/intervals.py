@@ -1,4 +1,4 @@
-"""The interval of a mean score, from the number of answers and the sum of their scores."""
+"""The confidence interval of a mean score, from the number of answers and the sum of their scores."""
 
 import math
 from typing import Final
@@ -10,7 +10,7 @@ _SMALLEST: Final = 1e-300
 
 def interval(total: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Return the Clopper-Pearson interval of a mean score, given the sum of *count* scores from 0 to 1.
+    Return the Clopper-Pearson interval of a mean score, from the sum *total* of *count* scores of 0 to 1.
 
     The interval is exact if each answer is right or wrong. Scores between 0 and 1 vary less around the same mean, so
     the interval is wider than necessary for them.
@@ -45,8 +45,8 @@ def beta_share(x: float, a: float, b: float) -> float:
 
 def _fraction(x: float, a: float, b: float) -> float:
     """
-    Return the denominator 1 + d1 / (1 + d2 / (1 + ...)) of its continued fraction (DLMF 8.17.22), by the method of
-    Lentz.
+    Return the denominator 1 + d1 / (1 + d2 / (1 + ...)) of the continued fraction of `beta_share` (DLMF 8.17.22), by
+    the method of Lentz.
     """
     value = upper = 1.0
     lower = 0.0

@@ -1,4 +1,4 @@
-"""Convert answers that need distant context to evidence: needles and ladder of the probe, and needles in real text."""
+"""Convert answers that depend on distant context to evidence: needles and ladder of the probe, and needles in real text."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pytest_longctx.prompts.ruler.build import Posed
 
 
 def from_probe(seen: Observation, grade: Grade) -> Observation:
-    """Add the probe's retrieval grade to *seen*, the observation of its exchange."""
+    """Return *seen*, the observation of the probe's exchange, with the grade of its retrieval."""
     failures = grade.failures
     metrics = {
         "needles": len(grade.steps),
@@ -25,12 +25,12 @@ def from_probe(seen: Observation, grade: Grade) -> Observation:
 
 
 def places(grade: Grade) -> tuple[tuple[float, float], ...]:
-    """Return depth and score of each needle of the retrieval questions. Needles that the answer did not reach are omitted."""
+    """Return depth and score of each needle of the retrieval questions, without needles that the answer did not reach."""
     return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
 
 
 def measured(seen: Observation, precision: Precision) -> Observation:
-    """Add the KV cache precision that the probe's ladder measured to *seen*, the observation of its exchange."""
+    """Return *seen*, the observation of the probe's exchange, with the KV cache precision that its ladder measured."""
     metrics = {
         "kv_mantissa_bits": precision.mantissa_bits,
         "kv_relative_step": precision.relative_step,
@@ -41,8 +41,8 @@ def measured(seen: Observation, precision: Precision) -> Observation:
 
 def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
     """
-    Aggregate needle retrieval at several lengths and depths. If one needle test was not served, return the first such
-    test.
+    Return one observation of needle retrieval at several lengths and depths. If one test was not served, return the
+    first such test.
     """
     unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:
@@ -64,7 +64,7 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
 
 def from_ruler(asked: Sequence[tuple[Posed, Observation, str]]) -> Observation:
     """
-    Aggregate answers to prompts of one task of RULER: the mean published score with its interval.
+    Return one observation of the answers to prompts of one RULER task: the mean published score with its interval.
 
     If one was not served, return the first such answer.
     """
@@ -91,7 +91,7 @@ def from_ruler(asked: Sequence[tuple[Posed, Observation, str]]) -> Observation:
 
 def from_continuations(asked: Sequence[tuple[str, str, Observation, str]]) -> Observation:
     """
-    Aggregate texts, each with its expected continuation, its observation and its answer.
+    Return one observation of texts, each with its expected continuation, its observation and its answer.
 
     If one was not served, return the first such observation.
     """

@@ -21,7 +21,7 @@ _CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", Fals
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Known facts of the server on which a finding would be judged. None means unknown."""
+    """Known facts of the server on which a finding would be judged; None for an unknown fact."""
 
     deployment: Deployment
     hardware: Hardware | None = None
@@ -36,7 +36,7 @@ class Conditions:
 
 
 class Mismatch(NamedTuple):
-    """A condition of a finding that a server does not meet. A higher *depth* means that more conditions were met."""
+    """A condition of a finding that a server does not meet. A higher *depth* means that more conditions were met before."""
 
     depth: int
     line: str
@@ -79,7 +79,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """Return the reason why *deployment* is out of scope on *hardware*; None if it can run there, or if either is unknown."""
+    """Return why *deployment* is out of scope on *hardware*; None if it can run there, or if either is unknown."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
@@ -116,8 +116,8 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
 
 def _known_to(deployment: Deployment, version: str | None) -> str | None:
     """
-    Return the reason why the engine's version does not know the flags of *deployment*; None if it does, or if its
-    version is unknown.
+    Return why the engine's version does not know the flags of *deployment*; None if it knows them, or if the version is
+    unknown.
     """
     if version is None or deployment.version is None or in_range(version, deployment.version):
         return None
@@ -211,7 +211,7 @@ def _affordable(length: int, deployment: Deployment, most_s: float) -> str | Non
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One finding on one deployment. *misfit* is the reason why it cannot be judged there."""
+    """One finding on one deployment. *misfit* is the reason why the finding cannot be judged there."""
 
     finding: Finding
     deployment: Deployment
@@ -219,14 +219,13 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Id of the case in a test's id; a finding about published material has no deployment."""
+        """Id of the case within a test's id. A finding about published material has no deployment."""
         return self.finding.id if self.finding.on_paper else f"{self.finding.id}-{self.deployment.name}"
 
     @property
     def patience_s(self) -> float | None:
         """
-        Return the longest duration of the case's test within all deadlines of boot and requests, in seconds; None if
-        unknown.
+        The longest duration of the case's test within all deadlines of boot and requests, in seconds; None if unknown.
 
         It is for test timeouts: a shorter one would cause the failure that the test reports.
         """
@@ -262,7 +261,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         "longest": 32,
     }
 )
-"""Return the most times that a question sends its requests."""
+"""For each question, the most times that it sends its requests."""
 
 
 def match(
@@ -271,7 +270,8 @@ def match(
     conditions: Callable[[Deployment, Finding], Conditions],
 ) -> list[Case]:
     """
-    Match every finding with the deployments in its scope, else with the deployment that meets most conditions.
+    Return the cases of every finding: on the deployments in its scope, else on the deployment that meets most
+    conditions.
 
     A finding about another deployment, backend or model is left out. A finding whose hardware, version or length
     differs is kept, so that the run can report it. A finding about published material is judged once, without a server.
@@ -294,7 +294,7 @@ def match(
 
 
 def dead(wanted: Iterable[Finding], deployments: Sequence[Deployment]) -> list[Finding]:
-    """Return findings that no deployment can judge on any machine, because their scopes do not overlap."""
+    """Return the findings that no deployment can judge on any machine, because their scopes do not overlap."""
     return [finding for finding in wanted if not any(_meet(finding, one) for one in deployments)]
 
 

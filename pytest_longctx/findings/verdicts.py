@@ -51,7 +51,7 @@ LONG_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One compared measure. *ok* is None if the evidence is missing."""
+    """One compared measure. *ok* is None without evidence."""
 
     measure: str
     seen: str
@@ -66,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """The verdict on one finding. As a boolean it is true only if the finding holds."""
+    """The verdict on one finding. As a boolean, it is true only if the finding holds."""
 
     finding: Finding
     word: Word
@@ -81,12 +81,12 @@ class Verdict:
 
     @property
     def broken(self) -> tuple[Line, ...]:
-        """Return the lines of the verdict that are not met."""
+        """The lines of the verdict that are not met."""
         return tuple(line for line in self.lines if line.ok is False)
 
     @property
     def why(self) -> str:
-        """Return the reason for the verdict in one line."""
+        """The reason for the verdict in one line."""
         if self.reason:
             return self._with_remark(self.reason)
         wanted = False if self.word in ("broken", "known") else None
@@ -110,7 +110,7 @@ def judge(
     finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
 ) -> Verdict:
     """
-    Judge *seen* by all expectations and bounds of *finding* and the lines of *also*, and add *remark*.
+    Return the verdict on *seen* by all expectations and bounds of *finding* and the lines of *also*, with *remark*.
 
     *warmed* is the reason why the cache may have had the prompt before this run. A cached prompt then proves nothing.
     """
@@ -129,7 +129,7 @@ def judge(
 
 
 def _idled(seen: Observation) -> str:
-    """Return a remark on a long prefill during which the devices mostly waited."""
+    """Return a remark on a long prefill during which the devices mostly waited; empty otherwise."""
     busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
     if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
         return ""
@@ -173,7 +173,7 @@ def _change(finding: Finding, seen: Observation) -> str:
 
 
 def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
-    """Return verdict lines for every served request, whatever the finding expects. A limit in the finding replaces a rule."""
+    """Yield verdict lines for every served request, whatever the finding expects. A limit in the finding replaces a rule."""
     if seen.outcome != "serves":
         return
     limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
@@ -194,7 +194,7 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
 
 
 def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Return the verdict line on the rate of an open loop. A client that sent too slowly leaves the finding unmeasured."""
+    """Yield the verdict line on the rate of an open loop. A client that sent too slowly leaves the finding unmeasured."""
     share = seen.metrics.get("offered_share")
     if share is None or "offered_share" in limited:
         return
@@ -204,7 +204,7 @@ def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 _CANARIES = ("corrupted_requests", "kv_canary_violations")
-"""Engine's own reports of corruption while it answers; absent if it does not check."""
+"""Measures of an engine's own reports of corruption while it answers; absent if the engine does not check."""
 
 
 def _damaged(finding: Finding) -> bool:
@@ -213,7 +213,7 @@ def _damaged(finding: Finding) -> bool:
 
 
 def _sound(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Return verdict lines on the engine's own reports of corruption, which must be zero."""
+    """Yield verdict lines on the engine's own reports of corruption, which must be zero."""
     for name in _CANARIES:
         if name in seen.metrics and name not in limited:
             yield _held(name, seen.metrics[name], Bound(unit=MEASURES[name].unit, exactly=0))
@@ -237,7 +237,7 @@ def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
     """
-    Return the verdict line on the first token: the client's clock and the server's clock agree.
+    Yield the verdict line on the first token, on which the client's clock and the server's clock must agree.
 
     With more runnable processes than cores, both wait. The allowed gap then grows with the load, unless the finding
     bounds a time. A larger gap leaves the finding unmeasured.
@@ -254,7 +254,7 @@ def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:
-    """Return the verdict line on the cache: cold for a bounded time, and warm for a repeated prompt."""
+    """Yield the verdict line on the cache: cold for a bounded time, and warm for a repeated prompt."""
     if "cached_share" in limited:
         return
     times_bounded = any(MEASURES[name].cold_only or name == "warm_speedup" for name in limited)
@@ -366,7 +366,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
 
 
 def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
-    """Return remarks on predicted sizes that differ from the logged size of the predicted failure."""
+    """Yield remarks on predicted sizes that differ from the logged size of the predicted failure."""
     refused = predicted.culprit if predicted.outcome == "refuses" else None
     for name, size_bytes in (
         ("allocation_gib", predicted.failing_bytes),

@@ -1,5 +1,5 @@
 """
-Launchers start a server, or attach to one. A deployment defines the server, a launcher how to start or reach it.
+Launchers start a server, or attach to a running one. A deployment defines the server; a launcher starts or reaches it.
 
 To add one, write a class with every attribute of `Launcher` and with `up`, and return it from the hook
 ``pytest_longctx_make_launcher``. A run treats a launcher by these attributes only, never by its name.
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def unattended(pid: int) -> None:
-    """Default for a launch whose server processes are not monitored: do nothing."""
+    """Do nothing: the default for a launch whose server processes are not monitored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The deployment to start, and the inputs of a launcher."""
+    """The deployment to start, and the other inputs of a launcher."""
 
     backend: Backend
     deployment: Deployment
@@ -38,15 +38,15 @@ class Launch:
     """The Python interpreter in which the engine is installed."""
     watch: ProgressCallback = no_progress
     started: Callable[[int], None] = unattended
-    """Called with the id of the server's topmost process, if it runs on this machine."""
+    """Function that is called with the id of the server's topmost process, if the process runs on this machine."""
     longest_prompt: int | None = None
     """The longest prompt of this run for this server, in tokens; None if unknown."""
     place: str = ""
     """The number of this boot, as in ``2 of 19: ``; empty if unknown."""
     shown: Mapping[str, str] = field(default_factory=dict)
-    """The environment variables that select its leased devices; empty if it may use all."""
+    """The environment variables that select the leased devices of the server; empty if it may use all."""
     good_boots: "GoodBoots | None" = None
-    """The stored logs of good boots; None if there are none."""
+    """The stored logs of good boots; None without a store."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> "Server":
         """Return the server that *launcher* will start at *url*, before it is ready."""
@@ -58,25 +58,28 @@ class Launch:
 
 
 class Launcher(Protocol):
-    """Starts or reaches the server of a deployment, and stops what it started."""
+    """Base class of launchers: start or reach the server of a deployment, and stop what was started."""
 
     name: str
     """Name in results and messages."""
     boots: bool
-    """Whether it starts servers. Xdist workers may share one that only attaches, and its machine is unknown."""
+    """
+    Whether this launcher starts servers. Xdist workers may share a launcher that only attaches, whose machine is
+    unknown.
+    """
     needs_engine: bool
-    """Whether it runs an engine installed on this machine with the interpreter `Launch.python`."""
+    """Whether this launcher runs an engine installed on this machine, with the interpreter `Launch.python`."""
     here: bool
-    """Whether its servers run on this machine. Their devices are then checked before a boot and sampled after it."""
+    """Whether the servers run on this machine, whose devices are then checked before a boot and sampled after it."""
     contained: bool
     """
-    Whether its servers run in containers. On this machine, ``[docker] gpus`` then selects their devices, not the
+    Whether the servers run in containers. On this machine, ``[docker] gpus`` then selects their devices, not the
     environment.
     """
     leases_devices: bool
     """
-    Whether it puts `Launch.shown` into its servers' environment. Several may then boot at once, each on its own
-    devices.
+    Whether the launcher sets `Launch.shown` in the environment of its servers, so that several can boot at once on
+    different devices.
     """
 
     def up(self, launch: Launch) -> AbstractContextManager["Server"]:

@@ -1,4 +1,4 @@
-"""One boot: prepare it, run it, and keep the server or the failure."""
+"""One boot: prepare it, run it, and keep the server or the failure as its result."""
 
 import os
 import re
@@ -36,13 +36,13 @@ from pytest_longctx.redaction import shown
 from pytest_longctx.units import quantity
 
 _END_S = 10.0
-"""How long a failed server may take to end: vLLM shuts its API down two seconds after its engine has died."""
+"""Seconds that a failed server may take to end: vLLM shuts its API down two seconds after its engine has died."""
 _UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is not admitted")
 
 
 @dataclass(slots=True)
 class LinesCounted:
-    """Counts the matching lines of a growing log, each once even if called repeatedly."""
+    """Counter of the matching lines of a growing log. Each line is counted once."""
 
     count: int = 0
     first: str = ""
@@ -51,7 +51,10 @@ class LinesCounted:
     """Number of bytes read, in whole lines: the engine may still be writing the last line."""
 
     def more(self, log: Path, regex: str) -> None:
-        """Count the new whole lines of *log* that match *regex* since the last call. If the log was truncated, count all."""
+        """
+        Count the new whole lines of *log* that match *regex* since the last call. If the log was truncated, count all
+        its lines.
+        """
         if log.stat().st_size < self.read_bytes:
             self.count, self.first, self.read_bytes = 0, "", 0
         with log.open("rb") as file:
@@ -84,16 +87,19 @@ class Boot:
     predicted: Prediction | None = None
     """The prediction, if there is one."""
     canaries: LinesCounted = field(default_factory=LinesCounted, compare=False)
-    """The corruption of the KV cache that the engine has logged, as far as its log was read."""
+    """The corruption of the KV cache that the engine has logged, as far as the log was read."""
 
     def observe(self) -> Observation:
-        """Return a finished or failed boot as evidence for a verdict."""
+        """Return the result of the boot, finished or failed, as evidence for a verdict."""
         served = Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
         seen = served if self.failure is None else self.failure.observation
         return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
-        """Return an exchange as evidence, with its share of the hardware's peak (if that is known) and the load of the host."""
+        """
+        Return an exchange as evidence, with its share of the hardware's peak (if the peak is known) and the load of the
+        host.
+        """
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         if "ttft_gap_s" in seen.metrics:
             seen = replace(seen, metrics={**seen.metrics, "host_load": server_metrics.processes_per_core()})
@@ -107,7 +113,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def _known(self, exchange: Exchange) -> Observation:
-        """Return an exchange as evidence. If the catalogue knows the refusal, its signature, class and sizes are added."""
+        """Return an exchange as evidence. If the catalogue knows the refusal, add its signature, class and sizes."""
         seen = exchange.observe()
         if exchange.refusal is None or self.server is None:
             return seen
@@ -123,7 +129,7 @@ class Boot:
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Return named texts from the log of the boot, also of a failed one."""
+        """Named texts from the log of the boot, also of a failed boot."""
         return self.conditions.words
 
     def evidence(self, seen: Exchange | Sequence[Exchange] | Observation) -> Observation:
@@ -137,7 +143,10 @@ class Boot:
         return self._with_canary(self._with_cause(observation_of(seen, self.weigh)))
 
     def _with_canary(self, seen: Observation) -> Observation:
-        """Return *seen* with the violations of the KV cache that the engine has logged since its start, if it logs any."""
+        """
+        Return *seen* with the violations of the KV cache that the engine has logged since its start. An engine with the
+        canary off logs none.
+        """
         line = self.server.backend.catalogue.canary if self.server else None
         if self.server is None or line is None or self.server.log is None or not self.server.log.is_file():
             return seen
@@ -147,8 +156,8 @@ class Boot:
 
     def _with_cause(self, seen: Observation) -> Observation:
         """
-        Return *seen* with the boot's log texts and, after a failure, its cause: from the log and the way the server
-        ended.
+        Return *seen* with the boot's log texts and, after a failure, the cause: from the log and from the way in which
+        the server ended.
         """
         seen = replace(seen, words=self.words)
         if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
@@ -173,7 +182,10 @@ class Boot:
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _outside(self, because: str, remedy: str, server: Server, rows: Iterable[tuple[str, str]] = ()) -> str:
-        """Return the message that something outside stopped the server, which is no evidence about the server."""
+        """
+        Return the message that an event outside the server stopped it, which is no evidence about the server; empty if
+        there is none.
+        """
         lines = [f"{server.deployment.name} was stopped while it worked, so nothing is judged", f"  because  {because}"]
         lines += [f"  {word:<8} {line}" for word, line in rows]
         lines += [] if server.log is None else [f"  log      {server.log}"]
@@ -204,14 +216,17 @@ class Boot:
 
 
 def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:
-    """Explain why a ratio cannot be judged yet. It is judged once, at the later boot of its two deployments."""
+    """
+    Return the reason why a ratio cannot be judged yet; None if it can. The ratio is judged once, at the later boot of
+    its two deployments.
+    """
     missing = [name for name in finding.scope.deployment if name not in booted]
     line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged at the later boot of the two"
     return Mismatch(0, line) if missing else None
 
 
 def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
-    """Return the ratio of the KV caches of two deployments; if a boot failed, that boot's observation."""
+    """Return the ratio of the KV caches of two deployments. If a boot failed, return that boot's observation."""
     names = finding.divided()
     both = [booted[name].observe() for name in names]
     for seen in both:
@@ -225,7 +240,7 @@ def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
 
 
 def engine_called(deployment: Deployment, version: str | None) -> str:
-    """Return the engine and its version, as in `Boot.facts`."""
+    """Return the engine's name and version, as in `Boot.facts`."""
     return f"{deployment.backend} {version or 'of unknown version'}"
 
 
@@ -247,7 +262,8 @@ class BootSettings:
     @contextmanager
     def prepared(self, deployment: Deployment, watch: ProgressCallback, tell: Tell) -> Iterator[tuple[Launch, Sampler]]:
         """
-        Prepare a boot of *deployment*: lease its devices, check that they are free, find the engine and the model.
+        Prepare a boot of *deployment* and yield its launch: lease its devices, check that they are free, find the
+        engine and the model.
 
         The devices stay leased until the context ends, and samples of them go to *tell*. Raises `LongctxError`.
         """
@@ -267,7 +283,7 @@ class BootSettings:
     def _monitored(
         self, deployment: Deployment, shown: Mapping[str, str], tell: Tell
     ) -> AbstractContextManager[Sampler]:
-        """Return a sampler of *deployment* and of its devices: the devices in *shown*, if any."""
+        """Return a sampler of *deployment* and of its devices, which are the devices in *shown* if given."""
         wanted = Hardware.parse(deployment.hardware) if deployment.hardware else self.hardware
         here = self.launcher.here and not self.backend.shares_machine
         env = {**os.environ, **deployment.env, **shown}
@@ -280,7 +296,7 @@ def boot(
     launcher: Launcher, launch: Launch, here: Machine, version: str | None, predicted: Prediction | None = None
 ) -> Iterator[Boot]:
     """
-    Boot *launch*, and stop its server when the context ends. A failed boot is a result, not an error.
+    Boot *launch*, yield the result, and stop the server when the context ends. A failed boot is a result, not an error.
 
     *version* is the engine's, if known before the boot. Raises `LaunchError` if the boot could not be attempted.
     """

@@ -1,4 +1,4 @@
-"""Start a cleanup process: it removes everything that one run has created, as soon as the run ends or is killed."""
+"""Start a cleanup process, which removes all objects that one run has created, as soon as the run ends or is killed."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ _UNSETTLED_S: Final = 10.0
 
 
 class CleanupProcess:
-    """A process that runs *script*. Its arguments are a pipe, *words*, and the grace period in seconds."""
+    """A process that runs *script* with three arguments: a pipe, *words*, and the grace period in seconds."""
 
     def __init__(self, script: str, *words: str, isolation: str = "-I") -> None:
         end, self._hold = os.pipe()
@@ -36,7 +36,8 @@ class CleanupProcess:
 
     def finish(self, *, all_created: bool) -> None:
         """
-        Wait until the process has removed all objects. Stop waiting after some time; the process then continues alone.
+        Wait until the process has removed all objects, for a limited time. After that time, the process continues
+        alone.
 
         *all_created*: no request for another object is in progress.
         """

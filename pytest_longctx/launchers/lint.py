@@ -1,5 +1,5 @@
 """
-Check a start command for documented mistakes, each with its name.
+Lints: named checks of a start command for documented mistakes.
 
 There are two kinds: mistakes that prevent a boot, and mistakes that make a result invalid or a host unsafe. The most
 severe come first.
@@ -52,14 +52,14 @@ class Variable(toml.Table):
 
 
 class Known(toml.Table):
-    """Content of ``lint.toml``."""
+    """The content of ``lint.toml``."""
 
     image: Annotated[tuple[Image, ...], toml.LISTED] = ()
     variable: Annotated[tuple[Variable, ...], toml.LISTED] = ()
 
 
 class Lint(NamedTuple):
-    """One lint. *found* returns the fault of a start, or None."""
+    """One lint. *found* returns the fault of a start command; None if the command lacks the fault."""
 
     name: str
     found: Callable[[StartCommand], str | None]
@@ -214,7 +214,7 @@ def names() -> tuple[str, ...]:
 
 
 def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
-    """Return the faults of *start*: name and message of each lint, the most severe first."""
+    """Yield name and message of each lint that the start command *start* fails, the most severe first."""
     for each in LINTS:
         if (found := each.found(start)) is not None:
             yield each.name, found
@@ -222,7 +222,7 @@ def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
 
 def observe(ask: Ask, looked_for: str | None) -> Observation:
     """
-    Return a published start as evidence: flagged or sound, and the name of the lint.
+    Return evidence about a published start command: flagged or sound, and the name of the lint.
 
     The lint is *looked_for* if found, else the most severe.
     """

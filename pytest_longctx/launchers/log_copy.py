@@ -9,7 +9,7 @@ MOST_BYTES: Final = 256 * 2**20
 
 
 class LogCopy:
-    """Copies the pieces of a log into the file at *path*. Data after `MOST_BYTES` is read and dropped."""
+    """Copy of a log's pieces in the file at *path*. Data after `MOST_BYTES` is read and dropped."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
@@ -24,7 +24,7 @@ class LogCopy:
         self._file.close()
 
     def write(self, piece: bytes) -> None:
-        """Append a piece of the log, up to the limit."""
+        """Append a piece of the log to the copy, up to the limit."""
         if self._left <= 0 or not piece:
             return
         self._file.write(piece[: self._left])

@@ -1,4 +1,4 @@
-"""Run the server as a process on this machine: on loopback, in its own session, and ended with the test run."""
+"""Run the server as a process on this machine, on loopback and in a session of its own, and end it with the test run."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pytest_longctx.processes import Process, environment, free_port
 
 
 class ProcessLauncher:
-    """Runs the engine's own command line under a supervisor."""
+    """Launcher that runs the engine's own command line under a supervisor."""
 
     name = "process"
     boots = True

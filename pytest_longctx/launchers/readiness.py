@@ -25,7 +25,7 @@ from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
-"""Classes of problems of the machine or the installation. They are no evidence about the server."""
+"""Classes of problems of the machine or the installation, which are no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """Seconds for which a server may continue to log after a line that reports a failure."""
@@ -41,7 +41,7 @@ UNREACHABLE_S = 5.0
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
     """
-    Return the server *hoped* for, with its version and limits, once it has generated a token. Raises `BootError` with
+    Wait until *hoped*, a server, has generated a token, and return it with version and limits. Raises `BootError` with
     the failure.
     """
     with ReadinessProbe(hoped) as probe:
@@ -50,7 +50,7 @@ def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: 
 
 @dataclass(slots=True)
 class _Wait:
-    """The wait for one candidate."""
+    """The wait for one server to become ready."""
 
     candidate: Candidate
     launch: Launch
@@ -98,7 +98,7 @@ class _Wait:
             time.sleep(_POLL_S)
 
     def _note_motion(self, now_s: float, lines: list[str]) -> None:
-        """Record any change since the last call: of the log, or of the probe's state."""
+        """Record whether the log or the probe's state has changed since the last call."""
         if self._log.grown() if self._log.path is not None else self._log.new(lines):
             self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
         heard = (self.probe.step, " ".join(self.probe.last.split()[:2]))  # a health check may return the time
@@ -116,8 +116,8 @@ class _Wait:
 
     def _answered(self, answered: Server) -> Server:
         """
-        Return the server with all known figures. Raises `BootError` if its KV cache cannot hold one request of full
-        length.
+        Return the ready server with all known figures. Raises `BootError` if its KV cache cannot hold one request of
+        full length.
         """
         figures = {**self.reading.figures, **self.probe.figures, "boot_s": self.elapsed_s}
         words = {**self.reading.told(), **self.probe.words}
@@ -169,7 +169,7 @@ class _Wait:
         )
 
     def _at_work(self) -> str:
-        """State that the server was still working at the time limit."""
+        """Return the message that the server was still working at the time limit."""
         silent_s = time.monotonic() - self.stall.moved_s
         moved = (
             f"{self.stall.last} changed {duration(silent_s)} earlier"
@@ -218,7 +218,10 @@ class _Wait:
 
 
 def ended_in_order(reading: LogReader, evidence: Evidence) -> str:
-    """Say that the server ended in order, without an error, or does so; empty if its log and *evidence* do not show that."""
+    """
+    Return the message that the server ended, or is ending, without an error; empty if log and *evidence* do not show
+    this.
+    """
     if assess(reading, evidence)[0] != "stopped":
         return ""
     code = "" if evidence.exit_code is None else f" (exit code {evidence.exit_code})"
@@ -227,7 +230,7 @@ def ended_in_order(reading: LogReader, evidence: Evidence) -> str:
 
 def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
     """
-    Describe how a server that did not become ready ended: its exit code, and what is known about the memory.
+    Return, as text, how a server that did not become ready ended: its exit code, and what is known about memory.
 
     >>> how_it_ended(137, oom_killed=False)
     'signal 9 ended the process, which was not out of memory'
@@ -246,8 +249,8 @@ def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
 
 def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:
     """
-    Return the last *lines* of the *log* of a server that did not become ready, masked and shortened. Only the end of
-    the file is read.
+    Return the last *lines* of the *log* of a server that did not become ready, masked and shortened. Only the file's
+    end is read.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 64 * 1024))

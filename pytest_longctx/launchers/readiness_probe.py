@@ -1,4 +1,4 @@
-"""Probe a server in a thread until it is ready: health, model list, version, one token. A wait can end before the probe."""
+"""Probe a server in a thread until it is ready: health, model list, version, one token."""
 
 import re
 import threading
@@ -37,7 +37,7 @@ _VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
 
 @dataclass(slots=True)
 class _Failing:
-    """Detects a server that always returns the same error."""
+    """Detector of a server that returns the same error again and again."""
 
     text: str = ""
     since_s: float = 0.0
@@ -45,8 +45,8 @@ class _Failing:
 
     def persists(self, status: int, text: str, now_s: float) -> bool:
         """
-        Store one answer to a readiness probe. Return True if the same error has persisted. 503 means not ready yet, and
-        does not count.
+        Store one answer to a readiness probe, and return whether the same error has persisted. Status 503 means not
+        ready yet.
         """
         if status < 500 or status == 503:
             self.text, self.times = "", 0
@@ -60,7 +60,7 @@ class _Failing:
 
 class ReadinessProbe:
     """
-    Probes *server* step by step until it generates a token or refuses to.
+    Probe of *server*, step by step, until the server generates a token or refuses to.
 
     *answered*: the server with its own figures. *refused*: the text of its refusal, or of the error that it always
     returns. *unaskable*: the reason why requests do not reach an engine.
@@ -72,7 +72,7 @@ class ReadinessProbe:
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
         self.trouble: LaunchError | None = None
-        """The resource that this process lacks for a request. It is no evidence about the server."""
+        """The resource that this process lacks for a request, which is no evidence about the server; empty if none."""
         self.unreachable = ""
         """Why the address cannot be reached, if the last connection was refused at once."""
         self.step = "health"
@@ -102,7 +102,7 @@ class ReadinessProbe:
             self._http.abort()  # an answer without end would keep the thread busy
 
     def gauges(self) -> dict[str, float | None]:
-        """Running and waiting requests during the readiness probe, if the server reports them."""
+        """Return the running and waiting requests during the readiness probe; None if the server does not report them."""
         with open_client(self.server, timeout_s=_QUICK_S) as http:
             seen = server_metrics.glance(http, self.server.backend.metrics)
         return {"running": seen.running, "waiting": seen.waiting}
@@ -122,8 +122,8 @@ class ReadinessProbe:
 
     def _optional(self, path: str | None, page: Callable[[str], T | None]) -> T | None:
         """
-        Return the content of an optional page. If it cannot be read, return None and record a note; the server can
-        still become ready.
+        Return the content of an optional page. If the page cannot be read, record a note and return None; the wait
+        continues.
         """
         try:
             return None if path is None else page(path)
@@ -132,7 +132,7 @@ class ReadinessProbe:
             return None
 
     def _once(self, http: httpx.Client) -> bool:
-        """Send one round of requests. Return True if no further round is needed."""
+        """Send one round of requests, and return whether no further round is needed."""
         self.step = "health"
         # While our server boots, another process may still hold its port, or its routes may not exist yet.
         if not self._passes(http.get(self.server.backend.health), settled=self._attached):
@@ -159,7 +159,10 @@ class ReadinessProbe:
         return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
-        """Return whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint stays missing."""
+        """
+        Return whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint will stay
+        missing.
+        """
         server, request = self.server, answer.request
         said = Answer(
             f"{request.method} {request.url.path}",
@@ -181,7 +184,7 @@ class ReadinessProbe:
         self.connected = self.connected or found is not None
 
     def _turned_down(self, answer: httpx.Response, server: Server) -> bool:
-        """Return whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
+        """Return whether *answer* ends the wait: a refusal of a request that every server can serve, or no completion."""
         status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
         answered = Answer(asked, status, answer.text).shown(server.secrets)
         if 400 <= status < 500 and self._attached:
@@ -200,7 +203,10 @@ class ReadinessProbe:
         return answer.status_code == 200
 
     def _matched(self, listed: httpx.Response) -> Server | None:
-        """Return the server with a model from its list: the named one, or the first if none is named."""
+        """
+        Return the server with a model from its list: the named model, or the first if none is named. None if the list
+        lacks the model.
+        """
         models = _models(listed)
         if models is None:
             self._cannot(_no_list(listed, self.server)) if self._attached else None
@@ -231,7 +237,7 @@ class ReadinessProbe:
         }
 
     def _look_around(self, http: httpx.Client, server: Server) -> None:
-        """Request version and metrics of the probed server, which are optional."""
+        """Request the version and metrics of the probed server, which are optional."""
         backend = server.backend
         version = self._optional(backend.version_path, lambda path: _version(backend, http.get(path)))
         layout = self._optional(server_metrics.PATH, lambda _: server_metrics.cache_layout(http, backend.metrics)) or {}
@@ -244,7 +250,10 @@ class ReadinessProbe:
 
 
 def _version(backend: Backend, answer: httpx.Response) -> str | None:
-    """Return the engine's version from the server's page; None if the page has none. Raises `ValueError` if it is no JSON."""
+    """
+    Return the engine's version from the server's page; None if the page has none. Raises `ValueError` if the page is
+    not JSON.
+    """
     found = json_of(answer.content) if answer.status_code == 200 else None
     version = backend.version_in(found) if isinstance(found, dict) else None
     return None if version is None else shown(version)[:_LONGEST_VERSION]
@@ -258,7 +267,7 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
-    """Return the rows of a model list by name; None if *answer* is not a model list."""
+    """Return the rows of the model list in the response *listed*, by name; None if the response is not a model list."""
     listing = _json(listed)
     rows = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):

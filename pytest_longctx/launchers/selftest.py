@@ -67,7 +67,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         _RANDOM: ("SP-0027", "SP-0028", "SP-0029"),
     }
 )
-"""For each deployment, the findings that judge every fault in it."""
+"""For each deployment, the findings that judge every fault injected there."""
 ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "stale-after-eviction": ("SP-0008",),
@@ -125,13 +125,13 @@ nothing.
 """
 LASTING: Final = frozenset({"nan"})
 """
-Faults with effects that remain after they are turned off. They are injected after the last judgement without a fault.
+Faults whose effects remain after they are turned off. They are injected after the last judgement without a fault.
 
 A masked value is multiplied by zero, and zero times NaN is NaN. So a NaN in a freed block damages the next request that
 gets the block.
 """
 _TOKENS: Final = 900
-"""Tokens of a prompt. Neither the prompt nor its answer ends within four tokens of the border of a block of 128."""
+"""Tokens of a prompt, chosen so that neither prompt nor answer ends within four tokens of the border of a block of 128."""
 _LONG: Mapping[str, int] = MappingProxyType({"chunks": 5000, "abandoned": 5000, "preempted": 2000, "external": 2000})
 """Tokens of a prompt on paths that need longer ones, or whose finding bounds a count of tokens."""
 _NO_FAULT: Final = "none"
@@ -148,16 +148,19 @@ class Judged:
 
     @property
     def red(self) -> tuple[Verdict, ...]:
-        """Return the verdicts of the checks that name the injected fault."""
+        """Verdicts of the checks that name the injected fault."""
         return tuple(each for each in self.verdicts if each.word == "broken")
 
     @property
     def named_by(self) -> Verdict | None:
-        """Return the verdict that names the injected fault: the red one with the simplest path; None if none is red."""
+        """
+        The verdict that names the injected fault: of the red verdicts, the one with the simplest path; None if none is
+        red.
+        """
         return min(self.red, key=lambda each: ORDER.index(str(each.finding.ask.path)), default=None)
 
     def row(self) -> str:
-        """Return the injected fault's row of the selftest's Markdown table."""
+        """Return the row of the injected fault for the selftest's Markdown table."""
         name, first = _shown(self.named_by), self.named_by
         also = "; ".join(_shown(each) for each in self.red if each is not first)
         green = ", ".join(str(each.finding.ask.path) for each in self.verdicts if each.word == "holds")
@@ -181,7 +184,8 @@ HEAD: Final = (
 
 def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], None]) -> bool:
     """
-    Run the selftest: boot *engine* in each deployment that *faults* need, and judge it with each fault and without.
+    Run the selftest and return whether it passed: boot *engine* in each deployment that *faults* need, and judge it
+    with each fault and without.
 
     *tell* gets a table. Return whether every fault is named, and no finding is red without a fault. Raises `UsageError`
     and `LongctxError`.
@@ -199,7 +203,7 @@ def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], No
 
 
 def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
-    """Return the selftest's *faults*, or all of them, by the deployment of *engine* for each."""
+    """Return the selftest's *faults*, or all known faults, by the deployment of *engine* in which each is injected."""
     found: dict[str, list[str]] = {}
     for name in faults or engine_faults.FAULTS:
         found.setdefault(ELSEWHERE.get(name, ENGINES[engine]), []).append(name)
@@ -208,15 +212,18 @@ def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
 
 def checks(where: str, fault: str, planted: Sequence[str]) -> tuple[str, ...]:
     """
-    Return ids of the findings that judge *fault* in the selftest. Without a fault, the findings of all *planted* must stay
-    green.
+    Return ids of the findings that judge *fault* in the selftest. Without a fault, the findings for all of *planted*
+    must stay green.
     """
     own = [each for name in (planted if fault == _NO_FAULT else [fault]) for each in ALSO.get(name, ())]
     return tuple(dict.fromkeys((*CHECKS[where], *own)))
 
 
 def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Callable[[str], None]) -> bool:
-    """Judge *engine* in the deployment *where* with each of *faults*. If a fault ends the engine, boot it again."""
+    """
+    Judge *engine* in the deployment *where* with each of *faults*, and return whether all were named. A fault that ends
+    the engine causes a new boot.
+    """
     known = finding.load_all((paths.suites() / "findings",))
     sound, rest = True, list(in_order(faults))
     while rest:
@@ -237,7 +244,7 @@ def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Ca
 
 def _gone(server: Server) -> bool:
     """
-    Return whether the last fault of the selftest has ended *server*: it has exited, or it refuses connections and will
+    Return whether the last fault of the selftest has ended *server*: it has exited, or refuses connections and will
     exit.
     """
     if server.ended(0.0) is not None:
@@ -259,8 +266,8 @@ _SHORTEST, _LONGEST = 300, 2000
 
 def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str], None]) -> bool:
     """
-    Repeat the selftest without a fault: boot *engine* and judge it *count* times. *seed* draws paths and prompt
-    lengths.
+    Boot *engine*, judge it *count* times without a fault, and return whether every verdict was green. *seed* draws
+    paths and prompt lengths.
 
     *tell* gets each verdict that does not hold, and the number of each. Return whether none was red. Raises
     `UsageError` and `LongctxError`.
@@ -283,7 +290,7 @@ def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str],
 
 
 def drawn(seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """Draw *count* findings for the selftest, each with a prompt length in tokens."""
+    """Yield *count* random findings for the selftest, each with a prompt length in tokens."""
     draw = random.Random(seed)
     for _ in range(count):
         yield draw.choice(REPEATED), draw.randint(_SHORTEST, _LONGEST)
@@ -298,13 +305,16 @@ def _verdict(server: Server, one: finding.Finding, tokens: int, key: str, seed: 
 
 
 def in_order(faults: Sequence[str]) -> tuple[str, ...]:
-    """Return the order of the selftest: *faults* between two judgements without any, then those with lasting effects."""
+    """
+    Return the faults in the order of the selftest: *faults* between two judgements without any, then faults with
+    lasting effects.
+    """
     passing = [name for name in faults if name not in LASTING]
     return (_NO_FAULT, *passing, _NO_FAULT, *(name for name in faults if name in LASTING))
 
 
 def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.Finding]) -> Judged:
-    """Return the selftest's verdicts of *checks* while *fault* is on. The prefix cache is emptied before and after."""
+    """Return the selftest's verdicts of *checks* while *fault* is injected. The prefix cache is emptied before and after."""
     prefix_cache.reset(server)
     found: list[Verdict] = []
     try:
@@ -323,7 +333,7 @@ def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.F
 
 @contextmanager
 def _serving(engine: str, where: str, folder: Path, logs: Path) -> Iterator[Server]:
-    """Boot *engine* for the selftest in the deployment *where*, with the faults' plugin in *folder*."""
+    """Boot *engine* for the selftest in the deployment *where*, with the faults' plugin in *folder*, and yield the server."""
     backend = backends.named(engine)
     one = deployment.load_all((paths.suites() / "deployments",))[where]
     one = one.model_copy(update={"env": {**one.env, **engine_faults.write_plugin(folder)}})

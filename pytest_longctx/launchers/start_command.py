@@ -1,4 +1,4 @@
-"""Parse the start of a server from a deployment, a ``docker run`` line, or a Pod."""
+"""Parse the start command of a server from a deployment, a ``docker run`` line, or a Pod."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 @dataclass(frozen=True, slots=True)
 class StartCommand:
-    """One start of a server, as parsed from its text."""
+    """The start command of a server, as parsed from its text."""
 
     engine: str | None = None
     """The engine that *command* starts."""
@@ -29,23 +29,23 @@ class StartCommand:
     """The engine versions of the start; None for any."""
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
-    """The entrypoint that replaces the image's own; empty if it does not."""
+    """The entrypoint that replaces the image's own; empty if none does."""
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, bool], ...] = ()
-    """Folders inside the container, and whether they are read-only."""
+    """Mounted folders inside the container, each with whether it is read-only."""
     in_container: bool = False
     open_to_all: bool = False
-    """Whether its port is published on every interface of the host."""
+    """Whether the server's port is published on every interface of the host."""
     has_shm: bool = False
-    """Whether its shared memory is larger than the container default."""
+    """Whether the container's shared memory is larger than the default."""
     asks_a_person: bool = False
     workers: int | None = None
     """Number of processes on one host that serve together, if known; None: as the flags of *command* say."""
     may_reuse: bool = False
-    """Whether it may restart an existing container."""
+    """Whether the command may restart an existing container."""
     patience_s: float | None = None
-    """Seconds without an answer after which it is killed."""
+    """Seconds without an answer after which Kubernetes kills the server; None without such a limit."""
     boot_s: float | None = None
     """The duration of a recorded boot, in seconds."""
     context_tokens: int | None = None
@@ -54,8 +54,8 @@ class StartCommand:
     @property
     def flags(self) -> dict[str, str]:
         """
-        The flags of *command* with their dashes and values, in the order of their last use. A flag without value has an
-        empty one.
+        Flags of *command* with dashes and values, in the order of their last use. A flag without value has an empty
+        value.
         """
         found: dict[str, str] = {}
         for word, after in pairwise((*self.command, "")):
@@ -66,13 +66,16 @@ class StartCommand:
         return found
 
     def flag(self, *names: str) -> str | None:
-        """Return the last value of these flags in a start command; empty if the flag has no value; None if it is missing."""
+        """
+        Return the last value of the flags *names* in a start command: empty if a flag has no value, None if all are
+        missing.
+        """
         spelt = ((name.replace("_", "-"), value) for name, value in reversed(self.flags.items()))
         return next((value for name, value in spelt if name in names), None)
 
     @property
     def model(self) -> str | None:
-        """The model that the engine of a start command loads."""
+        """The model that the engine of a start command loads; None if unknown."""
         given = self.flag("--model", "--model-path")
         words = (*self.entrypoint, *self.command)
         if given is None and "serve" in words[:-1] and not words[words.index("serve") + 1].startswith("-"):
@@ -81,7 +84,7 @@ class StartCommand:
 
 
 def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
-    """Return the start of *one* with the docker launcher."""
+    """Return the start command of *one* with the docker launcher."""
     made = one.docker
     model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
     words = (*made.entrypoint, made.python, *model, *one.arguments())
@@ -103,7 +106,7 @@ def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
 
 
 def of_command(text: str, boot_s: float | None = None) -> StartCommand:
-    """Parse the ``docker run`` in *text*, a line or a small script. Raises `TableError` if there is none."""
+    """Return the start in the ``docker run`` of *text*, a line or a small script. Raises `TableError` if *text* has none."""
     try:
         commands = list(_commands(text))
     except ValueError as problem:
@@ -150,7 +153,10 @@ _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network
 
 
 def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
-    """Parse the first container of the Pod in *text*, which is JSON. Raises `TableError` if it is not."""
+    """
+    Return the start in the first container of the Pod in *text*, which is JSON. Raises `TableError` if *text* is no
+    Pod.
+    """
     try:
         return _of_pod(json.loads(text)["spec"], boot_s)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
@@ -180,7 +186,7 @@ def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
 
 
 def _text(value: Any) -> str:
-    """Return a word of a Pod as text, because YAML makes numbers of some. Raises TypeError."""
+    """Return a word of a Pod as text, because YAML converts some words to numbers. Raises TypeError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError(f"{value!r:.60} must be a string")
     return str(value)
@@ -197,7 +203,7 @@ def _patience_s(probe: Mapping[str, Any]) -> float:
 
 
 def _commands(text: str) -> Iterator[list[str]]:
-    """Return the simple commands of a script, without expansion by the shell."""
+    """Yield the simple commands of a script, without expansion by the shell."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] = []
         for word in shlex.split(line, comments=True):
@@ -219,13 +225,16 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _mounted(text: str) -> tuple[str, bool]:
-    """Parse a ``docker run`` mount, ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
+    """
+    Return the path inside the container of a ``docker run`` mount, ``HOST:INSIDE`` or ``HOST:INSIDE:ro``, and whether
+    it is read-only.
+    """
     _, inside, how = (*text.split(":"), "", "")[:3]
     return inside, "ro" in how.split(",")
 
 
 def _long_mounted(text: str) -> tuple[str, bool]:
-    """Parse a ``docker run`` mount, ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
+    """Return the path inside and whether it is read-only, for a mount ``type=bind,source=HOST,target=INSIDE``."""
     keys = dict(_pair(each) for each in text.split(","))
     inside = next((keys[name] for name in ("target", "destination", "dst") if name in keys), "")
     return inside, any(keys.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))

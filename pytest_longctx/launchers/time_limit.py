@@ -9,9 +9,8 @@ T = TypeVar("T")
 
 def within(most_s: float, work: Callable[[], T]) -> T:
     """
-    Call *work*; raise ConnectionError if it takes more than *most_s* seconds.
-
-    It then continues in a thread that ends with this process.
+    Return the result of *work*. Raises ConnectionError if *work* takes more than *most_s* seconds; *work* then
+    continues in a thread that ends with this process.
     """
     made: list[T] = []
     failed: list[BaseException] = []

@@ -37,7 +37,8 @@ _GIVEN_UP = (408, 502, 504, 524)
 
 def check_proxy(server: Server, prompt_tokens: int) -> None:
     """
-    Test whether a prompt of *prompt_tokens* passes the proxy with its size and idle time, without such a prefill.
+    Check whether a prompt of *prompt_tokens* would pass the proxy, by its size and its idle time, without such a
+    prefill.
 
     Raises `LaunchError`. On loopback only the size is tested.
     """
@@ -51,10 +52,10 @@ def check_proxy(server: Server, prompt_tokens: int) -> None:
 
 def _carries(http: httpx.Client, server: Server, size: int) -> None:
     """
-    Whether the proxy before a URL passes a large body: send a request for a missing model, padded with blanks to that
-    size.
+    Check that the proxy before a URL forwards a large body: send a request for a missing model, padded with blanks to
+    *size* bytes.
 
-    It has the longest prompt's size and needs no prefill.
+    The request is as large as the longest prompt and needs no prefill.
     """
     head = json.dumps({"model": "pytest-longctx-no-such-model", "prompt": [server.deployment.model.ordinary_ids[0]]})
     body = head.encode()[:-1] + b', "max_tokens": 1}'
@@ -77,7 +78,8 @@ def _carries(http: httpx.Client, server: Server, size: int) -> None:
 
 def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
     """
-    Whether the proxy before a URL waits: request a long answer without streaming, and stop after *silence_s*.
+    Check that the proxy before a URL waits for an answer: request a long answer without streaming, and stop after
+    *silence_s* seconds.
 
     For a proxy this looks like a long prefill.
     """
@@ -108,7 +110,7 @@ PATIENCE_S = 60.0
 
 
 class UrlLauncher:
-    """Attaches to a server. It starts and stops nothing."""
+    """Launcher that attaches to a running server. It starts and stops nothing."""
 
     name = "url"
     boots = False
@@ -144,7 +146,7 @@ class UrlLauncher:
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Check that the server answers and matches the deployment, and yield it."""
+        """Check that the server answers and matches the deployment, and yield the server."""
         key = checked_key(os.environ.get(KEY_VARIABLE), KEY_VARIABLE)
         hidden = (*self.hidden, *((key,) if key else ()))
         remember(hidden)
@@ -166,7 +168,7 @@ class UrlLauncher:
 
 
 def _without_login(base: str) -> str:
-    """Return the URL *base* for a message. A login may contain any character, so all up to the last @ is hidden."""
+    """Return the URL *base* for a message. All text up to the last @ is hidden, because a login may contain any character."""
     scheme, slashes, rest = base.partition("//")
     plain = f"{scheme}{slashes}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else base
     address, mark, _ = re.sub("[?#]", "\0", plain, count=1).partition("\0")
@@ -174,7 +176,7 @@ def _without_login(base: str) -> str:
 
 
 def _other_than_said(server: Server) -> Iterator[str]:
-    """Return the differences of the attached *server* from its deployment, as far as the server reports them."""
+    """Yield the differences of the attached *server* from its deployment, as far as the server reports them."""
     said = server.deployment
     if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
         yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"
@@ -186,7 +188,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
 
 
 class AttachedServer(Candidate):
-    """A server that this run did not start: its log and its process are not available."""
+    """A server that this run did not start, and whose log and process are not available."""
 
     ours = False
 

@@ -1,5 +1,5 @@
 """
-Faults in boots and in answers; each fault has its own class.
+Faults of miniatures in boots and in answers, one class each.
 
 Prompts of `request.SMALL_TALK_TOKENS` or fewer are not affected, so each server passes the readiness check.
 """
@@ -203,7 +203,7 @@ class NeverSchedules(Honest):
 
 
 class StaysBlocked(Honest):
-    """Like `NeverSchedules`; later requests also wait behind the first although its client has disconnected."""
+    """Like `NeverSchedules`, but later requests also wait behind the first, although its client has disconnected."""
 
     blocked = False
 
@@ -258,7 +258,7 @@ class KeepsCache(Honest):
 
 
 class CountersDisagree(Honest):
-    """The usage record counts the whole prompt, the metrics counter a quarter less."""
+    """The server's usage record counts the whole prompt, its metrics counter a quarter less."""
 
     def account(self, request: Request, ttft_s: float) -> None:
         super().account(request, ttft_s)
@@ -274,7 +274,7 @@ class ClockDisagrees(Honest):
 
 
 class HidesCounters(Honest):
-    """The metrics page has gauges but no counters."""
+    """The server's metrics page has gauges but no counters."""
 
     def metrics(self) -> str:
         return "\n".join(

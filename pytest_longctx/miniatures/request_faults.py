@@ -1,5 +1,5 @@
 """
-Slow, stalled or rejecting servers, and servers with wrong routes or other predictions, one class each.
+Faults of requests, one class each: slow, stalled or rejecting servers, wrong routes, and changed predictions.
 
 Slow and stalled servers differ only in the gauges that change.
 """
@@ -21,7 +21,7 @@ _CHANGED_FROM = 3
 
 
 class Crawls(Honest):
-    """The server sends a chunk every `crawl_s`."""
+    """The server sends a chunk of the answer every `crawl_s` seconds."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         for event in super().events(request):
@@ -30,7 +30,10 @@ class Crawls(Honest):
 
 
 class CrawlsInPrefill(Honest):
-    """The server reads a prompt in ten chunks, one every `crawl_s`. Meanwhile only its KV cache usage changes, as in vLLM."""
+    """
+    The server reads a prompt in ten chunks, one every `crawl_s` seconds. Meanwhile, only its KV cache usage changes, as
+    in vLLM.
+    """
 
     steps_read = 0
     stops_after = STEPS + 1

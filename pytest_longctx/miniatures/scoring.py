@@ -15,7 +15,7 @@ _IDS: Final = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """The miniature's model. Its logits depend on the two tokens before a position, and on the errors below."""
+    """The miniature's model, whose logits depend on the two tokens before a position and on the injected errors."""
 
     noise: float = 1e-4
     """Standard deviation of the random part of a logit in each request, as by rounding."""
@@ -24,7 +24,7 @@ class Predictor:
     seed: int = 0
 
     def predictions(self, ids: Sequence[int]) -> list[dict[int, float]]:
-        """Return the log-probabilities at each position of *ids* except the first, the prompt's own token included."""
+        """Return the log-probabilities at each position of *ids* except the first, with the prompt's own token included."""
         changing = random.Random()
         return [self._at(ids, at, changing) for at in range(1, len(ids))]
 

@@ -22,7 +22,7 @@ SMALL_TALK_TOKENS: Final = 16
 
 @dataclass(slots=True)
 class Request:
-    """A completion request with the parts of the prompt that a server without a model needs."""
+    """A completion request, reduced to the parts of the prompt that a server without a model needs."""
 
     tokens: int
     digest: str
@@ -31,7 +31,7 @@ class Request:
 
     @classmethod
     def parse(cls, body: bytes) -> "Request":
-        """Parse the *body* of a request to the miniature, leaving its ids unparsed, as there may be ten million."""
+        """Return the request in *body*, whose ids stay unparsed because there may be ten million."""
         start = body.index(b"[", body.index(b'"prompt"')) + 1
         end = body.index(b"]", start)
         rest = json.loads(body[:start] + body[end:])
@@ -54,7 +54,7 @@ CRAWL_S = 5.0
 
 
 class Instead(NamedTuple):
-    """A response that replaces the correct one."""
+    """A faulty server's response in place of the correct one."""
 
     status: int
     body: bytes
@@ -63,7 +63,7 @@ class Instead(NamedTuple):
 
 @dataclass
 class Honest:
-    """Correct server: it serves the context it lists, counts the tokens it gets, and reports the counts."""
+    """A correct server: it serves the listed context, counts the tokens of each prompt, and reports the counts."""
 
     version_path: ClassVar[str] = "/version"
     reset_path: ClassVar[str] = "/reset_prefix_cache"
@@ -137,7 +137,7 @@ class Honest:
         return True
 
     def complaint(self, request: Request) -> str | None:
-        """Return why the miniature server refuses *request*, or ``None``."""
+        """Return why the miniature server refuses *request*; ``None`` if it serves it."""
         if request.tokens + request.max_tokens <= self.max_model_len:
             return None
         return (
@@ -151,7 +151,7 @@ class Honest:
 
     def cached(self, request: Request) -> int:
         """
-        Return the tokens of *request* in the miniature's prefix cache: whole blocks of an earlier prompt,
+        Return the number of tokens of *request* in the miniature's prefix cache: whole blocks of an earlier prompt,
         except the last.
         """
         return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
@@ -204,7 +204,7 @@ class Honest:
             self.seen.add(request.digest)
 
     def reset(self) -> bool:
-        """Empty the miniature's prefix cache. Returns whether that was done."""
+        """Empty the miniature's prefix cache, and return whether that was done."""
         self.seen.clear()
         return True
 
@@ -230,7 +230,7 @@ def say(line: str, level: str = "INFO") -> None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP handler for an `Honest` server or a faulty subclass."""
+    """HTTP handler of an `Honest` server or of a faulty subclass."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # otherwise delayed acknowledgement adds 40 ms to every answer
@@ -238,7 +238,10 @@ class Handler(BaseHTTPRequestHandler):
     key: str | None = None
 
     def _locked(self) -> bool:
-        """Refuse requests to the miniature without the key. As in vLLM, only paths under ``/v1`` are protected."""
+        """
+        Refuse requests to the miniature without the key, and return whether the request was refused. As in vLLM, only
+        ``/v1`` is protected.
+        """
         known = self.key is None or self.headers.get("Authorization") == f"Bearer {self.key}"
         if known or not self.path.startswith("/v1"):
             return False
@@ -246,7 +249,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _overruled(self, method: str) -> bool:
-        """Send the replacement response of a faulty miniature, if there is one."""
+        """Send the replacement response of a faulty miniature, and return whether one exists."""
         other = self.mind.instead(method, self.path)
         if other is not None:
             self._send(*other)
@@ -339,7 +342,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Quiet(ThreadingHTTPServer):
-    """A threading server that prints no traceback if a client disconnects."""
+    """A threading server that prints no traceback when a client disconnects."""
 
     daemon_threads = True
     request_queue_size = 128

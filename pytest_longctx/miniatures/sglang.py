@@ -18,8 +18,8 @@ CHUNK_TOKENS = 512
 @dataclass
 class Sglang(Honest):
     """
-    SGLang behaviour: unhealthy while it reads a long prompt, no cache record without a hit, a shorter answer at the
-    limit.
+    A server that behaves as SGLang: unhealthy during a long prompt, no cache record without a hit, a shorter answer at
+    the limit.
     """
 
     version_path: ClassVar[str] = "/server_info"
@@ -37,13 +37,13 @@ class Sglang(Honest):
         _say("The server is fired up and ready to roll!")
 
     def healthy(self) -> bool:
-        """Result of the SGLang health check, which requests a token and therefore waits behind a long prompt."""
+        """Return the result of the SGLang health check, which requests a token and therefore waits behind a long prompt."""
         return not self.reading
 
     def complaint(self, request: Request) -> str | None:
         """
-        Return why the SGLang miniature refuses *request*, for its prompt or for prompt and answer together,
-        or ``None``.
+        Return why the SGLang miniature refuses *request*, for its prompt or for prompt and answer together; ``None`` if
+        it serves it.
         """
         most, wanted = self.max_model_len, request.tokens + request.max_tokens
         if request.tokens >= most:
@@ -57,7 +57,7 @@ class Sglang(Honest):
         )
 
     def refusal(self, complaint: str) -> dict[str, Any]:
-        """Return the body of SGLang's 400 response. It is flat, whereas vLLM nests the error."""
+        """Return the body of SGLang's 400 response, which is flat, whereas vLLM nests the error."""
         return {"object": "error", "message": complaint, "type": "BadRequestError", "param": None, "code": 400}
 
     def scores(self, path: str, body: bytes) -> dict[str, Any] | None:
@@ -74,12 +74,12 @@ class Sglang(Honest):
         yield from super().events(request)
 
     def usage(self, request: Request) -> dict[str, Any]:
-        """Return the SGLang miniature's usage record. It contains cached tokens only if there are any."""
+        """Return the SGLang miniature's usage record, which contains cached tokens only if there are any."""
         cached = self.cached(request)
         return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": cached} if cached else None}
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
-        """Read the prompt in counted chunks, as SGLang does. Health is red meanwhile."""
+        """Read the prompt in counted chunks, as SGLang does. Meanwhile, the health check fails."""
         left = request.tokens
 
         def chunk() -> bool:

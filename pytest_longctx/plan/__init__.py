@@ -1,5 +1,5 @@
 """
-Plan: predict a run, or the server of a command, without booting a server.
+Predict a run, or the server of a command, without booting a server.
 
 `pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.typed` a command, a manifest or a file. Names
 of `runs` are imported at their first use, so that `typed` starts quickly.

@@ -1,4 +1,4 @@
-"""The answer of a plan: whether a server fits, which memory is missing, and which flag fixes it; as text and as JSON."""
+"""The answer of a plan, as text and as JSON: whether a server fits, which memory is missing, and which flag fixes it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -85,7 +85,7 @@ class Answer:
 
     @property
     def missing_bytes(self) -> float | None:
-        """Memory that is missing on one device or on the host; None if none is, or if the size is unknown."""
+        """Bytes that are missing on one device or on the host; None if none are, or if the size is unknown."""
         found = self.boot.prediction
         if self.boot.refusals or found is None or found.fits or found.culprit is None:
             return None
@@ -102,7 +102,7 @@ class Answer:
         return [term for term in found.terms if not term.host and term.name != "KV cache of one request"]
 
     def lines(self) -> Iterator[str]:
-        """Return the answer of a plan as lines of text: outcome, refusals, cures, server, memory, times, notes and lints."""
+        """Yield the answer of a plan as lines of text: outcome, refusals, cures, server, memory, times, notes and lints."""
         yield self.headline
         for refusal in self.boot.refusals[1:]:
             yield f"  and           phase {refusal.phase} ({refusal.name}): {refusal.said}"
@@ -194,7 +194,10 @@ class Answer:
             yield f"  {'config.json':<13} {sizes}"
 
     def _sizes(self) -> str | None:
-        """Weights and KV cache from config.json, for a model whose memory is not predicted."""
+        """
+        Return weights and KV cache from config.json, for a model whose memory is not predicted; None if the memory is
+        predicted.
+        """
         whole, boot = self.boot.whole, self.boot
         if whole is None:
             return None

@@ -230,13 +230,13 @@ def _predicted(made: Boot, found: Shape) -> Boot:
 
 _CUT = "auto: the longest that fits"
 _ANY_CONTEXT = 2**26
-"""A context longer than any pool. The tables for one request still fit beside it."""
+"""A context in tokens that is longer than any pool. The tables for one request still fit beside the pool."""
 
 
 def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, place: Place) -> int | None:
     """
-    Tokens in SGLang's pool: the longest request of a server whose context is not a limit, and the 7 tokens that it
-    reserves.
+    Return the number of tokens in SGLang's pool, from the longest request and the 7 tokens that SGLang reserves; None
+    if unknown.
     """
     if asked.engine != "sglang":
         return None

@@ -1,4 +1,4 @@
-"""The smallest change of flags that lets a server start. Each change is checked with the prediction before it is named."""
+"""The smallest changes of flags with which a server starts. The prediction checks each change before it is named."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ MOST_CHANGES = 2
 _MOST_KEPT = 24
 """How many servers that do not serve yet are changed further."""
 SHOWN = 3
-"""How many cures of the same size are named."""
+"""Number of cures of equal size that are named."""
 _DEFAULT_SHARE = 0.92
 _SHORTER = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 _STEP = 16
@@ -23,12 +23,12 @@ _STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Cure:
-    """Changes of flags, and the predicted boot with them."""
+    """Changes of flags, and the boot that is predicted with them."""
 
     changes: tuple[Change, ...]
     boot: Boot
     hardware: str = ""
-    """Devices to try instead of the planned ones; empty: the same devices."""
+    """Devices to use instead of the planned devices; empty for the planned devices."""
 
     def __str__(self) -> str:
         merged = {name: value for change in self.changes for name, value in change.items()}
@@ -37,7 +37,7 @@ class Cure:
 
     @property
     def result(self) -> str:
-        """The prediction for the server with the changed flags."""
+        """The prediction for the server with the changed flags, as text."""
         requests, guess = self.boot.requests, "" if self.boot.sure else " at a guess"
         return f"serves{guess}" if requests is None else f"fits {requests:.2f}x{guess}"
 
@@ -160,7 +160,7 @@ def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
 
 
 def _above(value: Any, limit: int) -> bool:
-    """Return whether a flag that a fix may lower is above *limit*, or is not set."""
+    """Return whether a flag that a cure may lower is above *limit*, or is not set."""
     return not isinstance(value, int) or value > limit
 
 
@@ -175,8 +175,8 @@ def _wider(boot: Boot, flag: str) -> Iterator[Change]:
 
 def _shorter(boot: Boot) -> Iterator[Change]:
     """
-    Yield cures by a shorter context: the longest that fits. If that is in doubt, also the longest tried context that is
-    not.
+    Yield cures by a shorter context: the longest that fits and, if that is in doubt, the longest tried context without
+    doubt.
     """
     flag, longest = boot.asked.length_flag, boot.longest or 0
     if not longest or longest >= (boot.length or 0):
@@ -189,7 +189,7 @@ def _shorter(boot: Boot) -> Iterator[Change]:
 
 
 def _more_devices(boot: Boot) -> Iterator[Cure]:
-    """Return the fix that adds devices of the same kind and increases the tensor parallelism in proportion."""
+    """Yield the cure that adds devices of the same kind and increases the tensor parallelism in proportion."""
     flag = "tensor-parallel-size" if boot.asked.engine == "vllm" else "tp-size"
     hardware, others = boot.place.hardware, max(1, boot.spread.devices // boot.spread.tensor)
     for count in (2, 4, 8, 16, 32, 64):

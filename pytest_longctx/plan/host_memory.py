@@ -52,7 +52,7 @@ def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_byt
 
 def _host_caches(asked: Asked, spread: Spread, found: Prediction) -> Iterator[Term]:
     """
-    Return the host memory of caches of tokens and of weights. GB are decimal: ``hicache-size`` x 1e9 in SGLang's
+    Yield the host memory of caches of tokens and of weights. GB are decimal: ``hicache-size`` x 1e9 in SGLang's
     ``memory_pool_host.py``.
     """
     flags, devices = asked.flags, spread.devices

@@ -1,4 +1,4 @@
-"""How a server is divided over devices, and the shape that one device holds, for the predictors of memory."""
+"""The division of a server over devices, and the shape that one device holds, for the predictors of memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -60,7 +60,7 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
 
 def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
     """
-    Return *flags* without the flags of data parallelism: the flags of one rank. Its shape is the one that `held` returns.
+    Return *flags* of one rank, without the flags of data parallelism. `held` returns the shape of one rank.
 
     For SGLang the size of tensor parallelism is set to the size for attention.
     """
@@ -113,7 +113,7 @@ class Counted(ModelShape):
 
 def held(shape: Shape, engine: str, spread: Spread, known: dict[tuple[int, int], Shape]) -> Shape:
     """
-    Return *shape* with the part that one device holds.
+    Return *shape* reduced to the part that one device holds.
 
     Experts are divided among all ranks together (vLLM ``FusedMoEParallelConfig``, with and without expert parallelism).
     A pipeline stage of SGLang is a separate model. *known* caches what was made of this shape before.

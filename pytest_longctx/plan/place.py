@@ -22,7 +22,8 @@ class Place:
     @classmethod
     def parse(cls, text: str, host_bytes: float | None = None) -> "Place":
         """
-        Read the place of a plan: ``8xH100``, or ``4x80GiB`` for devices of any make. Raises `UsageError`.
+        Return the place of a plan that *text* names: ``8xH100``, or ``4x80GiB`` for devices of any make. Raises
+        `UsageError`.
 
         >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
         True

@@ -32,7 +32,7 @@ NEWEST = "the newest recorded"
 
 @dataclass(frozen=True)
 class Asked:
-    """One server to plan, in canonical flags."""
+    """One server to plan, with canonical flags."""
 
     engine: str
     version: str
@@ -56,19 +56,22 @@ class Asked:
     folder: Path = Path()
     """Folder of the deployment's file."""
     foreign: str = ""
-    """Why the flags cannot be planned: they belong to another engine, or depend on variables. Empty if they can be planned."""
+    """The reason why the flags cannot be planned: another engine's flags, or variables. Empty if they can be planned."""
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Cache of what was read from the config, shared by copies with other flags."""
+    """Cache of the values read from the config, shared by copies with other flags."""
 
     @property
     def length(self) -> int | None:
-        """Longest request in tokens by the flags of the server; None if they do not set it; -1: as long as fits."""
+        """
+        Longest request in tokens by the flags of the server; None if the flags do not set it; -1 for the longest that
+        fits.
+        """
         value = self.flags.get(_LENGTH[self.engine])
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def of(self, **changes: FlagValue | None) -> "Asked":
-        """Return a copy of the server with other flags. *changes* has underscores for dashes; None removes a flag."""
+        """Return this server with other flags. *changes* has underscores for dashes; None removes a flag."""
         named = {name.replace("_", "-"): value for name, value in changes.items()}
         merged = {**self.flags, **named}
         return replace(self, flags={name: value for name, value in merged.items() if value is not None})
@@ -127,7 +130,7 @@ def of_start(start: Start, given: Given) -> Asked:
 
 
 def unread(start: Start, problem: str) -> Asked:
-    """Return a server without a plan, because its *start* could not be read: *problem*."""
+    """Return a server that cannot be planned because its *start* could not be read, with *problem* as the reason."""
     row = versions.recorded(start.engine)[-1]
     return Asked(start.engine, row.version, "not read", row, "", {}, start=start, foreign=" ".join(problem.split()))
 
@@ -187,8 +190,8 @@ def _left_open(read: ReadFlags) -> str:
 
 def _found_at(path: str, folder: Path) -> Path:
     """
-    Return the model folder of a deployment. A relative *path* is looked for in the working folder, in the folder of the
-    file, and in the folder above it.
+    Return the model folder of a deployment: *path* relative to the working folder, to the file's folder, or to the
+    folder above that.
     """
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [given, folder / given, folder.parent / given]
@@ -213,7 +216,8 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
 
 def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
     """
-    Read the flags of *start*. If *version* is not recorded, use the adjacent recorded version that accepts more of these flags.
+    Return the flags of *start*, with the version that reads them. If *version* is not recorded, use the adjacent
+    recorded version that accepts more of these flags.
 
     A flag that only one adjacent version has may exist in *version*. A flag that the oldest recorded version lacks may exist
     in an older one. Such flags are no refusals; a note lists the flags that were not read.
@@ -235,8 +239,8 @@ def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[Engin
 
 def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:
     """
-    Return the newest recorded version in the range *wanted* that has every flag of *table*. If no recorded version is
-    in the range, return the oldest one that is not before it.
+    Return the newest recorded version in the range *wanted* that has every flag of *table*; without a recorded version
+    in the range, the oldest later one.
     """
     every = versions.recorded(engine)
     if inside := versions.meant(engine, wanted):
@@ -248,7 +252,7 @@ def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -
 
 
 def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
-    """Read the flags of *start*, with the flags of its ``--config`` file before them."""
+    """Return the flags of *start*, with the flags of its ``--config`` file before them."""
     read = flags.read(row, start.words)
     place = read.flags.get("config")
     if not isinstance(place, str) or not place or _overlooked(start):
@@ -317,7 +321,7 @@ def _overridden(made: Asked, read: ReadFlags) -> Asked:
 
 def _merged(config: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Merge the overrides in *table* into the model's *config*: nested tables are merged, tables of positions are
+    Return the model's *config* with the overrides in *table*: nested tables are merged, tables of positions are
     replaced.
     """
     whole = dict(config)
@@ -332,7 +336,7 @@ def _merged(config: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, An
 
 
 def planned_range(version: str) -> str:
-    """Convert a planned *version* to the version range of a deployment; a range is returned unchanged."""
+    """Return the version range of a deployment for a planned *version*. A range is returned unchanged."""
     return version if version[:1] in "<>=~!" else f"=={version}"
 
 

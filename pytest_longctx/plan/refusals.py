@@ -19,13 +19,13 @@ class Refusal:
     """The reason why a server does not start, known before its memory is computed."""
 
     name: str
-    """Name as in the catalogue of log lines, if it has one."""
+    """Name of the refusal in the catalogue of log lines; empty if the catalogue lacks it."""
     phase: str
     said: str
     cures: tuple[Mapping[str, Any], ...] = ()
     """Changes of flags to try, each by canonical name; None removes a flag."""
     advice: str = ""
-    """What helps in addition to flags."""
+    """Advice beside changes of flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Facts:
     whole: ModelShape | None
     config: Any
     longest: int | None
-    """The longest context that the engine derives; None if it derives none."""
+    """The longest context in tokens that the engine derives; None if it derives none."""
     spread: Spread
     kind: str
     """Kind of device."""
@@ -167,8 +167,8 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
 
 def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
     """
-    Return the refusal of a decode context parallel size that does not divide the devices with the same KV heads (vLLM
-    ``ModelConfig``, 0.11 to 0.32).
+    Return the refusal of a decode context parallel size that does not divide the devices with the same KV heads; None
+    if it does (vLLM ``ModelConfig``, 0.11 to 0.32).
     """
     parts, whole = asked.flags.get("decode-context-parallel-size", 1), facts.whole
     if asked.engine != "vllm" or not isinstance(parts, int) or parts <= 1 or whole is None:
@@ -350,7 +350,7 @@ _PREDICT_MORE = (
 
 
 def _own_layers(asked: Asked, facts: Facts) -> Refusal | None:
-    """Return the refusal to draft with layers for multi-token prediction that the model does not have."""
+    """Return the refusal to draft with layers for multi-token prediction that the model lacks; None if it has them."""
     told = speculative.config(asked.flags) if asked.engine == "vllm" else {}
     if "mtp" not in speculative.method(told) or told.get("model") or not isinstance(facts.config, Mapping):
         return None

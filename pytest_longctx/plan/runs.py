@@ -35,7 +35,7 @@ BETWEEN_S = 5.0
 
 def roughly(seconds: float) -> str:
     """
-    Format the estimated time of a run: half minutes, then minutes.
+    Return the estimated time of a run as text: half minutes, then minutes.
 
     >>> roughly(20), roughly(131), roughly(840)
     ('half a minute', '2 min', '14 min')
@@ -45,7 +45,7 @@ def roughly(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One deployment of a plan."""
+    """One deployment in the plan of a run."""
 
     deployment: str
     needs: str
@@ -56,7 +56,8 @@ class Row:
     """Memory prediction; ``None`` if the model's shape, the hardware or the engine's memory use is unknown."""
     unpredicted: str = ""
     """
-    Reason why there is no prediction, if known: the key of config.json that is not understood, or what is not modelled.
+    The reason why a prediction is missing, if known: the key of config.json that is not understood, or a feature that
+    is not modelled.
     """
     sizes: str = ""
     """Sizes of the model from config.json, if it was read."""
@@ -66,13 +67,13 @@ class Row:
     test_s: float | None = None
     gpus: int = 0
     host: str = ""
-    """What stays open if the memory of the host is not known and a finding is about a host that is too small."""
+    """The open question if the memory of the host is unknown and a finding is about a host that is too small."""
     lints: tuple[str, ...] = ()
     """Faults of the deployment itself, known before any boot."""
 
     @property
     def verdict(self) -> str:
-        """Short verdict on one deployment in the plan of a run: out of scope, the prediction, or why there is none."""
+        """Short verdict on one deployment in the plan of a run: out of scope, the prediction, or why no prediction exists."""
         if self.out_of_scope:
             return f"out of scope: {self.out_of_scope}"
         return self.unpredicted or ("no prediction" if self.prediction is None else f"{self.prediction}{self.host}")
@@ -104,13 +105,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows of a run, in boot order."""
+    """The rows of a run's plan, in boot order."""
 
     hardware: Hardware | None
     rows: tuple[Row, ...] = field(default=())
 
     def lines(self) -> Iterable[str]:
-        """Return the plan of a run as a table."""
+        """Yield the plan of a run as lines of a table."""
         for row in self.rows:
             yield f"{row.deployment:<30} {row.needs:<8} {len(row.findings):>3} findings  {row.verdict}"
             if row.prediction is not None and not row.out_of_scope:
@@ -181,7 +182,7 @@ def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Back
 
 def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | None:
     """
-    Predict the memory of *one*. Returns ``None`` if the model's shape, the hardware or the engine's memory use is
+    Return the predicted memory of *one*; ``None`` if the model's shape, the hardware or the engine's memory use is
     unknown.
     """
     one = canonical(one, backend.package)
@@ -199,7 +200,7 @@ def predict_deployment(
     one: Deployment, hardware: str | None = None, backend: Backend | None = None
 ) -> Prediction | None:
     """
-    Predict the memory of *one* on *hardware*, such as ``4xH200``, and whether it fits; None if too little is known.
+    Return whether *one* fits on *hardware*, such as ``4xH200``, with its predicted memory; None if too little is known.
 
     *hardware* defaults to the hardware of the deployment. Pass *backend* if it does not ship with the package. Raises
     `UsageError`.
@@ -231,7 +232,7 @@ def _divides(one: Deployment, backend: Backend) -> bool:
 
 
 def unpredicted(one: Deployment, backend: Backend) -> str:
-    """Explain why there is no memory prediction for *one*; empty if there is one."""
+    """Return why the memory of *one* is not predicted; empty if it is."""
     found, one = models.read_shape(one.model), canonical(one, backend.package)
     if isinstance(found, NotUnderstood):
         return str(found)
@@ -335,7 +336,10 @@ def _answers_s(finding: Finding, one: Deployment, needs: Hardware, lengths: tupl
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
-    """Return the expected boot time in a run: as observed, as measured here, or the usual value for large models."""
+    """
+    Return the expected boot time in a run: as observed, as measured here, or the usual value for large models; None if
+    unknown.
+    """
     limits = one.timeouts
     if limits.usual_boot_s is None and limits.expected_boot_s is not None:
         return limits.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)

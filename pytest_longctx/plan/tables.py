@@ -1,4 +1,4 @@
-"""Two tables of an answer: what fits at most, and how two versions or engines differ."""
+"""Tables of an answer: the largest values that fit, and the differences of two versions or engines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,14 +25,14 @@ class Solved:
 
     dtype: str
     longest_tokens: int | None
-    """Longest context with which the server starts; None if there is none, or if it is unknown."""
+    """Longest context in tokens with which the server starts; None if no context serves, or if unknown."""
     requests: float | None
     """Concurrent requests of the planned length; None if no request fits."""
     devices: int | None
     """Fewest devices on which the planned length fits; None if 64 are not enough."""
 
     def as_json(self) -> dict[str, Any]:
-        """One row of the table of what fits at most, as JSON."""
+        """Return one row of the table of what fits at most, as JSON."""
         return {name: getattr(self, name) for name in ("dtype", "longest_tokens", "requests", "devices")}
 
 
@@ -56,7 +56,10 @@ def _solved(dtype: str, asked: Asked, place: Place) -> Solved:
 
 
 def _longest(asked: Asked, place: Place, boot: Boot) -> int | None:
-    """Return the longest context that serves, rounded to 16 tokens: at most what the engine allows for this model."""
+    """
+    Return the longest context that serves, rounded to 16 tokens, within the engine's limit for this model; None if none
+    does.
+    """
     low, high = 0, max(boot.longest or 0, boot.length or 0) // _STEP + 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -79,7 +82,7 @@ def _fewest(asked: Asked, place: Place, boot: Boot) -> int | None:
 
 
 def solved_lines(rows: Sequence[Solved], boot: Boot) -> Iterator[str]:
-    """Return the table of what fits at most as lines of text. An unknown figure is a dash."""
+    """Yield the table of what fits at most as lines of text. An unknown figure is a dash."""
     length = f"requests of {boot.length:,}" if boot.length else "requests"
     yield f"  {'KV dtype':<12} {'longest context':>16} {length:>22} {'fewest devices':>15}"
     for row in rows:
@@ -103,14 +106,16 @@ _ALIKE: Mapping[str, str] = {
     "cpu-offload-gb": "cpu-offload-gb",
     "trust-remote-code": "trust-remote-code",
 }
-"""Flags of vLLM and flags of SGLang that mean the same. Shares of memory differ, because they are shares of different totals."""
+"""
+Flags of vLLM and flags of SGLang with one meaning. Shares of memory differ, because they are shares of different
+totals.
+"""
 _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 
 def other(asked: Asked, wanted: str, given: Given) -> Asked:
     """
-    Return the same server with another version or engine: ``0.27.1``, ``vllm==0.27.1``, ``sglang``. Raises
-    `UsageError`.
+    Return *asked* with another version or engine: ``0.27.1``, ``vllm==0.27.1``, ``sglang``. Raises `UsageError`.
 
     Flags of one engine are converted to flags of the other engine if both have them. A note names the flags that are omitted.
     """
@@ -158,7 +163,7 @@ def _translated(asked: Asked, engine: str, version: str) -> Asked:
 
 
 def compared_lines(one: Boot, two: Boot) -> Iterator[str]:
-    """Return the table that compares two planned servers side by side."""
+    """Yield the table that compares two planned servers side by side."""
     rows = [
         ("", *(f"{boot.asked.engine} {boot.asked.version}" for boot in (one, two))),
         ("outcome", *(_outcome(boot) for boot in (one, two))),

@@ -29,7 +29,10 @@ def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def memory_variables(engine: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return the environment variables of *engine* that affect the memory of a boot, in the same form. None is modelled."""
+    """
+    Return the environment variables of *engine* that affect the memory of a boot, in the form of `memory_flags`. None
+    is modelled.
+    """
     return _memory_table(f"{engine}-environment")
 
 
@@ -45,7 +48,7 @@ _GRAPHS = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_s
 
 
 def graphs(asked: Asked) -> Iterator[str]:
-    """Return what ``--compilation-config`` sets about graphs, unless it turns them off, which is counted."""
+    """Yield the keys of ``--compilation-config`` about graphs, unless it turns graphs off, which is counted."""
     try:
         told = json.loads(str(asked.flags.get("compilation-config", "{}")))
     except (ValueError, RecursionError):
@@ -60,7 +63,7 @@ def graphs(asked: Asked) -> Iterator[str]:
 
 def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
     """
-    Return the prediction *seen*, in doubt if it does not fit and something in *missed* reduces the memory on the
+    Return the prediction *seen*, in doubt if it does not fit and an entry of *missed* reduces the memory on the
     devices.
     """
     if seen.fits or seen.doubt:

@@ -1,5 +1,5 @@
 """
-The plugin's pytest hooks. They import the rest of the package when a test first needs it.
+The plugin's pytest hooks, which import the rest of the package when a test first needs it.
 
 A pytest run that has the plugin installed but does not use it imports only this module, `options`, `markers`,
 `hookspecs` and `fixtures`.
@@ -31,7 +31,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Configure the plugin: read its options, declare its markers, and reject a run that cannot work."""
+    """Read the plugin's options, declare its markers, and reject a run that cannot work."""
     config.pluginmanager.register(fixtures, "longctx-fixtures")
     for name, tokens in markers.LENGTHS.items():
         config.addinivalue_line("markers", f"{name}: contexts of about {tokens:,} tokens (pytest-longctx)")
@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _show_progress_of_workers(config: pytest.Config) -> None:
-    """On xdist's controller, print the progress of waits in its workers."""
+    """Print the progress of waits in xdist's workers, on xdist's controller."""
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
         return
     if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
@@ -90,7 +90,7 @@ def _show_progress_of_workers(config: pytest.Config) -> None:
 
 
 def _do_without_workers(config: pytest.Config) -> None:
-    """Disable xdist for a plan. A plan runs no test, and xdist reports a worker without tests as an internal error."""
+    """Disable xdist for a plan, because a plan runs no test and xdist reports a worker without tests as an internal error."""
     if config.pluginmanager.hasplugin("xdist"):  # it reads these after us
         config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
@@ -110,7 +110,10 @@ def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Send all tests of a deployment to one worker if deployments lease devices. Otherwise xdist decides."""
+    """
+    Return a scheduler that sends all tests of a deployment to one worker, if deployments lease devices; otherwise None,
+    and xdist decides.
+    """
     if not config.pluginmanager.hasplugin(_REPORTING):
         return None
     from pytest_longctx.plugin.session import session_of
@@ -172,7 +175,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator]:
     """
-    Return the test's time limit for pytest-timeout: at least the deadlines of its boot and its requests.
+    Return a time-limit marker of pytest-timeout for the test, at least as long as the deadlines of its boot and its
+    requests.
 
     None if they are unknown: each wait has its own deadline, and a project's limit would end a working server.
     """
@@ -214,23 +218,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _deployment(item: pytest.Item) -> Any:
-    """
-    Return the deployment with which a collected test is parametrized; None without one, or for an empty set of
-    deployments.
-    """
+    """Return the deployment with which a collected test is parametrized; None without a deployment."""
     found = item.callspec.params.get("deployment") if hasattr(item, "callspec") else None
     return found if hasattr(found, "timeouts") else None
 
 
 def _prompts(item: Any, deployment: Any) -> tuple[int, ...]:
-    """Return the prompt lengths of the test *item* in tokens, if its finding has them."""
+    """Return the prompt lengths of the test *item* in tokens; empty if its finding has none."""
     finding = item.callspec.params.get("finding")
     return (0, *finding.ask.every_length(deployment.max_model_len)) if finding is not None else (0, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Pass the seed to an xdist worker, so that all tests of a run use one seed."""
+    """Pass the seed of the run to an xdist worker, so that all tests use one seed."""
     if node.config.pluginmanager.hasplugin(_REPORTING):
         from pytest_longctx.plugin.session import session_of
 

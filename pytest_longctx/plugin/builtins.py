@@ -1,4 +1,4 @@
-"""The shipped backends and launchers, provided through the same hooks as the backends and launchers of other plugins."""
+"""The shipped backends and launchers, provided through the hooks that other plugins use too."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_backend(name: str) -> "Backend | None":
-    """Return the built-in backend called *name*; None if no built-in backend has that name."""
+    """Return the built-in backend with the name *name*; None if no built-in backend has that name."""
     made: Backend | None = load(BACKENDS[name])() if name in BACKENDS else None
     return made
 

@@ -24,9 +24,8 @@ _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
     """
-    Return whether a test is to be deselected because its set of cases is empty. pytest then inserts its own value.
-
-    False for another plugin's "deployment".
+    Return whether a test is to be deselected because pytest inserted a placeholder for its empty set of cases. The
+    result is False for another plugin's "deployment".
     """
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return type(params.get("deployment")).__name__ == "NotSetType"
@@ -34,7 +33,7 @@ def has_nothing_to_judge(item: pytest.Item) -> bool:
 
 def markers_in(expression: str) -> list[str]:
     """
-    Return the markers that a ``-m`` expression names, without their arguments.
+    Return the markers that a ``-m`` expression names, without the markers' arguments.
 
     >>> markers_in('ten_million and not (fp8 or device(kind="H200"))')
     ['ten_million', 'fp8', 'device']
@@ -54,7 +53,7 @@ def words_in(expression: str) -> list[str]:
 
 
 class Deselecting:
-    """Compares the collected tests with the selected ones. An xdist worker reports the result to the controller."""
+    """Plugin that explains why tests were deselected. An xdist worker reports its explanation to the controller."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -76,7 +75,7 @@ class Deselecting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """If markers are strict, reject an unknown marker in ``-m`` before collection, because no test can have it."""
+        """Reject an unknown marker in ``-m`` before collection if markers are strict, because no test can have the marker."""
         config = self.session.config
         if hasattr(config, "workerinput") or not _strict(config):
             return
@@ -101,7 +100,7 @@ class Deselecting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Store the deselection messages of one xdist worker. All workers collect the same tests."""
+        """Store the deselection messages of one xdist worker. Because all workers collect the same tests, one suffices."""
         self.lines = getattr(node, "workeroutput", {}).get("longctx_deselected", self.lines)
 
     def pytest_report_collectionfinish(self) -> list[str]:
@@ -137,7 +136,7 @@ class Deselecting:
 
     def _near(self, word: str, collected: Sequence[pytest.Item]) -> str:
         """
-        Suggest the finding, case or test nearest to a ``-k`` *word*. For a known finding, explain why no test judges it
+        Return the finding, case or test nearest to a ``-k`` *word*. For a known finding, return why no test judges it
         here.
         """
         chosen = self.session.selection
@@ -150,7 +149,7 @@ class Deselecting:
         return f"did you mean {' or '.join(near)}?" if near else "pytest --collect-only -q lists them"
 
     def _unanswered(self) -> Iterator[str]:
-        """Return the reasons why a project's own tests were deselected. The suites' tests need none."""
+        """Yield the reasons why a project's own tests were deselected. Tests of the suites need no reason."""
         why: dict[str, list[str]] = {}
         for item in self._idle:
             if not _is_ours(item):
@@ -191,8 +190,8 @@ class Deselecting:
 
 def _strict(config: pytest.Config) -> bool:
     """
-    Return whether pytest treats an unregistered marker as an error. Since pytest 9 an ini key decides, which the flag
-    sets too.
+    Return whether pytest treats an unregistered marker as an error. Since pytest 9, an ini key decides, which the flag
+    also sets.
     """
     for key in ("strict_markers", "strict"):
         try:

@@ -1,5 +1,5 @@
 """
-Findings about two servers that need not run at the same time: 'drift', and 'repeatable' with other chunk sizes.
+Findings about two servers that need not run at one time: 'drift', and 'repeatable' with other chunk sizes.
 
 The answers of one server stay in the results folder. They are compared at the later boot of the two, or in a later run.
 """
@@ -35,9 +35,8 @@ def compare_texts(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Read the texts of *finding* on *server*, and compare them with the other deployment's reading.
-
-    Return the reason if there is none yet. Raises `LongctxError`.
+    Return the drift of *server* from the other deployment on the texts of *finding*. If the other deployment has no
+    readings yet, return the reason. Raises `LongctxError`.
     """
     if server.backend.scoring is None:
         why = f"{server.backend.called} returns no log-probabilities of a prompt"
@@ -74,10 +73,8 @@ def repeatable(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Send the prompt of *finding* to *server* alone and beside other requests, and compare the answers, also with the answers of
-    another server if *finding* names one.
-
-    Raises `LongctxError`.
+    Return the comparison of the answers of *server* to one prompt, alone and beside other requests. If *finding* names
+    another server, its answers are compared too. Raises `LongctxError`.
     """
     own, ask = server.deployment.name, finding.ask
     folder, key = session.options.results / "repeatable", f"{ask.prompt_tokens}-{ask.output_tokens}"
@@ -105,7 +102,7 @@ def repeatable(
 
 
 def _real(server: "Server") -> bool:
-    """Return whether the weights of *server* are trained. Natural text is then the usual input."""
+    """Return whether the weights of *server* are trained, so that natural text is a usual input."""
     return server.deployment.model.weights == "real"
 
 
@@ -114,7 +111,7 @@ def _facts(boot: Boot) -> Mapping[str, str]:
 
 
 def _drifted(session: "Session", name: str, finding: Finding, reference: Readings, judged: Readings) -> Observation:
-    """Return the evidence of a comparison. Its curve becomes rows of the results."""
+    """Return the evidence of a comparison, and record its curve as rows of the results."""
     found, against = compare(reference, judged), finding.ask.against or name
     for each in found.curve:
         row = {"finding": finding.id, "deployment": name, "against": against, **each._asdict()}
@@ -132,11 +129,11 @@ class _Reader:
         self.key = f"{self._texts}-{count}"
 
     def path(self, deployment: str) -> Path:
-        """Return the file with the readings of *deployment*."""
+        """Return the path of the file with the readings of *deployment*."""
         return readings.path_of(self._session.options.results / "drift", deployment, self._texts, self._count)
 
     def kept(self) -> Readings:
-        """Return the reading of the server, taken during this boot."""
+        """Return the readings of this boot's server, which are taken once."""
         name, known = self._server.deployment.name, self._session.drift_readings
         if (name, self.key) not in known:
             known[name, self.key] = self.read()
@@ -144,7 +141,7 @@ class _Reader:
         return known[name, self.key]
 
     def read(self) -> Readings:
-        """A new reading of the server."""
+        """Return new readings of the server."""
         session, asked = self._session, self._asked
         with session.measuring(self._server, sum(map(len, asked)) * self._count) as row:
             row["requests"] = len(asked) * self._count
@@ -156,7 +153,8 @@ def _other(
     session: "Session", name: str, key: str, path_of: Callable[[str], Path], load: Callable[[Path], T]
 ) -> T | Mismatch:
     """
-    Return the answers of the deployment *name*: from this run if the run boots it, otherwise from an earlier run.
+    Return the readings of the deployment *name*: from this run if the run boots it, otherwise from an earlier run.
+    Without any, return the reason.
 
     Raises `ResultsError`.
     """

@@ -29,7 +29,7 @@ _LOGGED = ("dies", "fails", "runs out of memory", "asserts", "disconnects", "han
 
 
 def unserved_error(session: Session, item: pytest.Item, server: Server, exchange: Exchange) -> UnservedError:
-    """Return the failure of a test that needs an answer, for an *exchange* without one."""
+    """Return the error of a test that needs an answer, for an *exchange* without an answer."""
     boot = session.booted.get(server.deployment.name)
     seen = exchange.observe()
     if boot is not None and boot.server is not None:
@@ -67,7 +67,7 @@ def verdicts_text(session: Session, item: pytest.Item) -> str:
 
 
 def explanations(session: Session, item: pytest.Item) -> list[tuple[str, str]]:
-    """Return the findings of *item* that do not hold, each with its whole explanation, for the results file."""
+    """Return the findings of *item* that do not hold, each with its full explanation, for the results file."""
     return [
         (verdict.finding.id, _verdict_text(session, item, verdict, pointing=False))
         for verdict in verdicts_of(item)
@@ -76,13 +76,19 @@ def explanations(session: Session, item: pytest.Item) -> list[tuple[str, str]]:
 
 
 def _told_by(session: Session, item: pytest.Item, verdict: Verdict, key: Key) -> str:
-    """Return the test that explains the cause *key* of a failing *verdict*; empty if this is the first that fails for it."""
+    """
+    Return the test that explains the cause *key* of a failing *verdict*; empty if this verdict is the first with that
+    cause.
+    """
     test, finding = session.told_causes.setdefault(key, (item.nodeid, verdict.finding.id))
     return "" if test == item.nodeid else f"as {finding}: see {test.rpartition('::')[2]}"
 
 
 def boot_text(session: Session, item: pytest.Item, told: str) -> str:
-    """Return the failure text of a test whose server failed to boot: *told* for the first test. The others point to it."""
+    """
+    Return the failure text of a test whose server failed to boot: *told* for the first test, a pointer to the first
+    test for others.
+    """
     found = [verdict for verdict in verdicts_of(item) if verdict.word in ("broken", "unmeasured")]
     key = Key("boot", _deployment_of(item))
     cause = _told_by(session, item, found[-1], key) if found else ""
@@ -107,8 +113,8 @@ def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
 
 def asserted(session: Session, item: pytest.Item, raised: BaseException | None) -> str:
     """
-    Return the rows of a verdict below the message of a failed assertion. They replace a failed assertion about that
-    verdict.
+    Return the rows of a verdict below the message of a failed assertion. If the assertion is about that verdict, the
+    rows replace its message.
     """
     found = failing(session, item)
     if not isinstance(raised, AssertionError) or not found:
@@ -126,8 +132,8 @@ def asserted(session: Session, item: pytest.Item, raised: BaseException | None) 
 
 def shown(text: str, call: pytest.CallInfo[None]) -> Any:
     """
-    Return *text* as the whole report of a test's failure, its first line in the short summary; plain text without an
-    exception.
+    Return *text* as the whole report of a test's failure, its first line as pytest's short summary. Without an
+    exception, return plain text.
     """
     if call.excinfo is None:
         return text
@@ -145,8 +151,8 @@ def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
 
 def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
     """
-    Mask secrets in all parts of the test *report*, and make its failure text safe to print. All other reports come from
-    it.
+    Mask secrets in all parts of the test *report*, and make its failure text safe to print. All other reports are made
+    from it.
     """
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr

@@ -1,5 +1,5 @@
 """
-The fixtures. Each is thin and calls modules, most of which do not import pytest.
+The fixtures, each of which is short and calls modules that mostly do not import pytest.
 
 Heavy imports wait until a fixture runs, because every pytest run of an environment loads this module.
 """
@@ -41,7 +41,8 @@ class Ask(Protocol):
         stops: bool = False,
     ) -> "Exchange":
         """
-        Return the request and its answer. *traced*: with the log-probability of each token, if the server returns it.
+        Send one prompt, and return the request with its answer. *traced* adds the log-probability of each token, if the
+        server returns it.
 
         *salt*: the prefix cache matches only requests with the same salt, if the backend supports it (``salted``).
 
@@ -65,14 +66,17 @@ class Load(Protocol):
         rate_per_s: float | None = None,
         arrivals: "Arrivals" = "poisson",
     ) -> "Carried":
-        """Return every exchange and the figures of the whole load. Give either *concurrency* or *rate_per_s*."""
+        """
+        Send a load, and return every exchange with the figures of the whole load. Set either *concurrency* or
+        *rate_per_s*.
+        """
 
 
 class Accuracy(Protocol):
     """Ask questions with known answers; see `pytest_longctx.client.adapters.runner.score`."""
 
     def __call__(self, asked: "Asked") -> "Observation":
-        """Return the share of right answers, with the standard error."""
+        """Ask the questions of a task, and return the share of right answers with its standard error."""
 
 
 @pytest.fixture(scope="session")
@@ -266,7 +270,10 @@ def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Send
 def _measured(
     session: "Session", server: "Server", observe: "Callable[..., Observation]"
 ) -> "Callable[[Sendable, int], Observation]":
-    """Fixture body: *observe* for a prompt and a number of output tokens, with exclusive use of the server."""
+    """
+    Return a fixture's function: call *observe* with a prompt and a number of output tokens, while no other process
+    measures the server.
+    """
 
     def run(prompt: "Sendable", output_tokens: int) -> "Observation":
         with session.measuring(server, len(prompt)):

@@ -1,4 +1,4 @@
-"""Show a run in GitHub Actions: an annotation for each verdict that does not hold, and a summary of the step."""
+"""GitHub Actions output of a run: an annotation for each verdict that does not hold, and a summary of the step."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ def _on(entry: Entry) -> str:
 
 def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
     """
-    Return the GitHub step summary as Markdown. Verdicts that do not hold come first; verdicts out of scope are only
+    Yield the GitHub step summary as Markdown. Verdicts that do not hold come first; verdicts out of scope are only
     counted.
     """
     yield f"### Findings: {tally(found)}\n"
@@ -77,12 +77,15 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _cell(text: str) -> str:
-    """Return *text* on one line, without characters that end the cell or open a tag."""
+    """Return *text* on one line, without characters that end a table cell or open a tag."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
 
 
 class GitHubAnnotations:
-    """Writes GitHub's commands and summary from the verdicts of `Recorder`. It runs on the controller, or without xdist."""
+    """
+    Plugin that writes GitHub's commands and summary from the verdicts of `Recorder`, on the controller or without
+    xdist.
+    """
 
     def __init__(self, reporting: Recorder) -> None:
         self.reporting = reporting
@@ -122,8 +125,8 @@ class GitHubAnnotations:
 
 def _in_workspace(path: Path) -> Path | None:
     """
-    Return *path* relative to the repository's root, as GitHub annotations require; None outside it, as for an installed
-    suite.
+    Return *path* relative to the repository's root, as GitHub annotations require; None for a path outside, as of an
+    installed suite.
     """
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     found = path.resolve()

@@ -1,5 +1,5 @@
 """
-The options, each declared once. The flags, the ini keys and the reference page come from this table.
+The options, each declared once in a table from which the flags, the ini keys and the reference page are made.
 
 Every pytest run of an environment imports this module, so it must import fast. It uses no slots, which take longer to
 create, and imports errors on use.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Option(NamedTuple):
-    """One setting: a flag, and an ini key with the same meaning. The flag has priority."""
+    """One setting: a flag, and an ini key with the same meaning. The flag takes precedence."""
 
     name: str
     metavar: str | None
@@ -94,7 +94,7 @@ _OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", 
 
 @dataclass(frozen=True)
 class Options:
-    """All settings. A flag overrides the ini key, which overrides the default."""
+    """The values of all settings. A flag overrides the ini key, which overrides the default."""
 
     backend: str | None = None
     launcher: str = "process"
@@ -138,7 +138,7 @@ def add(parser: "pytest.Parser") -> None:
 
 
 def fold(config: "pytest.Config") -> Options:
-    """Read every option from flags and ini keys into `Options`. Raises `UsageError`."""
+    """Return every option from flags and ini keys as `Options`. Raises `UsageError`."""
     given = {option.name: _value(config, option) for option in OPTIONS}
     here = config.invocation_params.dir
     return Options(
@@ -168,8 +168,8 @@ def fold(config: "pytest.Config") -> Options:
 
 def repeated(config: "pytest.Config") -> list[str]:
     """
-    Return the options of this run as typed words that work in any folder, without the seed and the options of a whole
-    run.
+    Return the options of this run as typed words that work in any folder, without the seed and without options of the
+    whole run.
     """
     words = []
     for option in OPTIONS:
@@ -196,7 +196,7 @@ def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
 
 
 def in_use(config: "pytest.Config") -> bool:
-    """Return whether a backend is selected. Without one, the plugin does nothing."""
+    """Return whether a backend is selected. Without a backend, the plugin does nothing."""
     return bool(_value(config, OPTIONS[0]))
 
 
@@ -214,7 +214,7 @@ def _value(config: "pytest.Config", option: Option) -> str:
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:
     """
-    Return the path in the value of an option: relative to pytest's start folder if typed, to the project's root if in
+    Return the path in the value of an option: relative to pytest's start folder if typed, to the project's root if from
     the ini file.
     """
     typed = config.getoption(f"longctx_{name}") is not None

@@ -15,17 +15,20 @@ _FIRST_WORD_S = 3.0
 
 
 class ProgressLine:
-    """One overwritten line on a terminal, a line every half minute elsewhere or if *plain*, and nothing if pytest is quiet."""
+    """
+    Progress of a wait: one overwritten line on a terminal, otherwise or if *plain* a line every half minute, nothing if
+    pytest is quiet.
+    """
 
     def __init__(self, config: pytest.Config, *, plain: bool = False) -> None:
         self.config = config
         self.said_s = time.monotonic()
-        """When it last said something, or began; minus infinity if the next update is to be said."""
+        """Time at which the line was last printed, or the wait began; minus infinity to print the next update."""
         self._plain = plain
         self._live = False
 
     def begin(self) -> None:
-        """Begin a wait on the progress line; a short wait gets no line."""
+        """Begin a wait. The progress line appears only if the wait is long."""
         self.said_s = -math.inf
 
     def update(self, progress: Progress) -> None:

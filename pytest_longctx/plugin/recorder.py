@@ -1,4 +1,4 @@
-"""Skip tests out of scope, record verdicts and report them while tests run. Registered only with a backend."""
+"""Skip tests out of scope, and record and report verdicts while tests run. Registered only with a backend."""
 
 import os
 import shutil
@@ -36,13 +36,16 @@ def _usual_sigterm() -> None:
 
 
 def _terminated(*_: object) -> None:
-    """Interrupt the recorded run on the first SIGTERM. A second SIGTERM ends the process at once."""
+    """Interrupt the recorded run on the first SIGTERM. The second SIGTERM ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise pytest.exit.Exception("SIGTERM", returncode=128 + signal.SIGTERM)
 
 
 class Recorder:
-    """Follows the reports of all tests on the controller, or without xdist. On an xdist worker it only records."""
+    """
+    Plugin that follows the reports of all tests on the controller, or without xdist. On an xdist worker, it only
+    records.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -64,7 +67,7 @@ class Recorder:
         self._is_worker = hasattr(session.config, "workerinput")
 
     def pytest_sessionstart(self) -> None:
-        """Let SIGTERM end the run as Ctrl-C does: all reports are written before the server is stopped."""
+        """Make SIGTERM end the run as Ctrl-C does, so that all reports are written before the server is stopped."""
         if self._is_worker or threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -81,7 +84,7 @@ class Recorder:
         return [by, *self._resumed()]
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
-        """Return the lints of the deployments of this run. A plan lists them itself."""
+        """Return the lint messages of the deployments of this run. A plan prints them itself."""
         chosen, boots = self.session.selection, not self.session.options.plan
         booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
         linted = [
@@ -92,7 +95,7 @@ class Recorder:
         return [*self._foretold(items), *linted] if booted else linted
 
     def _foretold(self, items: Sequence[pytest.Item]) -> list[str]:
-        """Predict the number of boots, their duration, and the CPU speed on which the prediction is based."""
+        """Return lines that predict the number of boots and their duration, with the CPU speed behind the prediction."""
         chosen = self.session.selection
         cases = [chosen.case(*pair) for pair in map(pair_of, items) if pair[0] is not None]
         planned = chosen.plan(case for case in cases if case.misfit is None)
@@ -115,7 +118,10 @@ class Recorder:
         return [f"longctx: resuming {earlier.path}, {ended}"]
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """With ``--longctx-plan``, print the plan of the selected tests instead of running them."""
+        """
+        Print the plan of the selected tests instead of running them, with ``--longctx-plan``; otherwise return None,
+        and pytest runs them.
+        """
         if not self.session.options.plan:
             return None
         chosen = [self.session.selection.case(*pair) for pair in map(pair_of, session.items) if pair[0] is not None]
@@ -140,7 +146,7 @@ class Recorder:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Attach boots to the test that caused them. Judge a finding whose server failed to boot."""
+        """Attach boots to the test that caused them, and judge a finding whose server failed to boot."""
         finding, _ = pair_of(item)
         raised = call.excinfo.value if call.excinfo else None
         cause = raised if raised is None or isinstance(raised, LongctxError) else raised.__cause__
@@ -187,17 +193,26 @@ class Recorder:
 
     @pytest.hookimpl
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
-        """Count a request that did not reach an engine as an error, like one in the set-up, and not as a failed test."""
+        """
+        Return the status error for a request that did not reach an engine, as for one in the set-up; None for all other
+        tests.
+        """
         return ("error", "E", "ERROR") if report.failed and report.__dict__.get(_NOT_ASKED) else None
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
-        """Return the reason why a test without an exception has not passed: it ignored its verdict, or has none."""
+        """
+        Return why a test without an exception has not passed: it ignored its verdict, or has none. Empty if it has
+        passed.
+        """
         if finding is not None and not verdicts_of(item):
             return f"{finding.id} was not judged: this test has a finding but never called judge()"
         return failures.verdicts_text(self.session, item)
 
     def _once(self, item: pytest.Item, problem: LongctxError) -> str:
-        """Report a long failure text once. Other tests of the same server name the first test."""
+        """
+        Return a long failure text for the first test only. For other tests of the same server, return a pointer to the
+        first test.
+        """
         text = str(problem)
         if isinstance(problem, BootError) and verdicts_of(item):
             return failures.boot_text(self.session, item, text)
@@ -305,8 +320,8 @@ class Recorder:
 
     def _report(self, session: pytest.Session, writer: Writer, page: Path) -> None:
         """
-        Write the HTML report. If that fails, one line says so and a green run becomes red. JUnit XML and the table
-        still follow.
+        Write the HTML report. If that fails, print one line and make a green run red. JUnit XML and the table still
+        follow.
         """
         try:
             baseline = self.session.options.baseline

@@ -1,4 +1,4 @@
-"""Resume an earlier run: keep its verdicts that were reached under the same conditions, and skip their tests."""
+"""Resume an earlier run: keep its verdicts that were reached under equal conditions, and skip their tests."""
 
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 def conditions(options: Options) -> dict[str, str]:
-    """Return the conditions of every verdict of this run. A resumed run compares them with its own."""
+    """Return the conditions of every verdict of this run, with which a resumed run compares its own."""
     return resume.conditions(
         longctx=__version__,
         launcher=masked(options.launcher, ()),
@@ -34,8 +34,8 @@ def conditions(options: Options) -> dict[str, str]:
 
 class Resuming:
     """
-    Checks each test before its set-up. If only the server reports the conditions, it checks again with the running
-    server.
+    Plugin that checks each test before its set-up, and again with the running server if only the server reports the
+    conditions.
     """
 
     def __init__(self, session: Session, earlier: Earlier) -> None:
@@ -46,10 +46,7 @@ class Resuming:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """
-        Look up the earlier verdict before a server boots for the test, and carry it over if the conditions are the
-        same.
-        """
+        """Look up the earlier verdict before a server boots for the test, and carry it over if the conditions are equal."""
         finding, deployment = pair_of(item)
         if finding is not None and not finding.on_paper and not self.session.problems:
             self._look(item, finding, self._facts(deployment))
@@ -64,10 +61,7 @@ class Resuming:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """
-        Report a broken finding carried over from the earlier run as a failed test. pytest would call it an error of the
-        set-up.
-        """
+        """Report a broken finding of the earlier run as a failed test; pytest would report an error of the set-up."""
         report = yield
         if report.failed and item.stash.get(_FAILED, False):
             report.when = "call"
@@ -99,8 +93,8 @@ class Resuming:
 
     def _facts(self, one: Deployment) -> dict[str, str]:
         """
-        Return the facts of a server of *one* known before its boot, to compare with the earlier run; keys and wording
-        of `Boot.facts`.
+        Return the facts of a server of *one* that are known before its boot, to compare with the earlier run, in the
+        form of `Boot.facts`.
         """
         if one.name not in self._known:
             self._known[one.name] = self._asked(one)

@@ -1,4 +1,4 @@
-"""Selection of the findings and deployments of a run, from the options and the data."""
+"""The findings and deployments of a run, selected by the options and the data."""
 
 import fnmatch
 import os
@@ -33,8 +33,8 @@ from pytest_longctx.reports import properties
 
 def pair_of(item: pytest.Item) -> tuple[Any, Any]:
     """
-    Return the finding and the deployment selected for a test; (None, None) without them, or if "finding" belongs to
-    another plugin.
+    Return the finding and the deployment selected for a test; (None, None) without them, or if the parameter "finding"
+    belongs to another plugin.
     """
     params = item.callspec.params if hasattr(item, "callspec") else {}
     finding, one = params.get("finding"), params.get("deployment")
@@ -42,7 +42,7 @@ def pair_of(item: pytest.Item) -> tuple[Any, Any]:
 
 
 def check_writable(results: Path) -> None:
-    """Check that the folder *results* can be created and written, without leaving a file. Raises `UsageError`."""
+    """Raise `UsageError` unless the folder *results* can be created and written. No file is left."""
     there = next(path for path in (results, *results.parents) if path.exists())
     try:
         # A unique name: workers of one run check at the same time, and removed each other's folder.
@@ -53,14 +53,14 @@ def check_writable(results: Path) -> None:
 
 @dataclass(frozen=True)
 class Selection:
-    """Findings, deployments and options of a run, checked together."""
+    """The findings, deployments and options of a run, checked together."""
 
     config: pytest.Config
     options: Options
 
     @cached_property
     def backend(self) -> Backend:
-        """Return the backend selected for this run. Raises `UsageError`."""
+        """The backend selected for this run. Raises `UsageError`."""
         name = self.options.backend
         if name is None:
             raise UsageError(f"no backend is selected; use --backend=NAME. Known: {', '.join(self._names('backend'))}")
@@ -75,7 +75,7 @@ class Selection:
 
     @cached_property
     def launcher(self) -> Launcher:
-        """Return the launcher selected for this run. Raises `UsageError`."""
+        """The launcher selected for this run. Raises `UsageError`."""
         kind, _, what = self.options.launcher.partition(":")
         made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
         if made is None:
@@ -144,8 +144,8 @@ class Selection:
 
     def _matching(self, name: str) -> list[Deployment]:
         """
-        Return the deployment called *name*, or those of this backend that the pattern *name* matches. Raises
-        `UsageError`.
+        Return the deployment with the name *name*, or the deployments of this backend that match *name* as a pattern.
+        Raises `UsageError`.
         """
         if "*" not in name:
             return [self._named(name)]
@@ -167,7 +167,7 @@ class Selection:
 
     @cached_property
     def machine(self) -> Machine:
-        """Return the hardware that the servers run on. For a server behind a URL, only ``--longctx-hardware`` is known."""
+        """The hardware on which the servers run. For a server behind a URL, only ``--longctx-hardware`` is known."""
         if self.options.hardware is not None:
             try:
                 here = Machine(Hardware.machine(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
@@ -209,7 +209,7 @@ class Selection:
 
     @cached_property
     def version(self) -> str | None:
-        """Return the version of the selected backend's engine, if known without a boot."""
+        """The version of the selected backend's engine; None if unknown without a boot."""
         if not self.launcher.needs_engine:
             return None
         try:
@@ -220,7 +220,7 @@ class Selection:
         return None if version == "unknown" else version
 
     def check(self) -> None:
-        """Check all options and all data of the selection. Raises `LongctxError`."""
+        """Check all options and all data of the selection. Raises `LongctxError` for the first fault."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
         if self.options.load is not None and self.options.load not in registry.LOADS:
@@ -239,7 +239,7 @@ class Selection:
         check_writable(self.options.results)
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
-        """Select every case of one question. Raises `UsageError` for an unknown question."""
+        """Return every case of one question. Raises `UsageError` for an unknown question."""
         known = ask.questions()
         question = questions[0] if len(questions) == 1 else ""
         if question not in known:
@@ -249,7 +249,7 @@ class Selection:
         return self._cases(finding for finding in wanted if finding.question == question)
 
     def named(self, ids: Sequence[str]) -> list[Case]:
-        """Select the cases of the findings called *ids*. Raises `UsageError` for an unknown id."""
+        """Return the cases of the findings with the ids *ids*. Raises `UsageError` for an unknown id."""
         if not ids:
             raise UsageError("@pytest.mark.finding takes the ids of the findings, as in finding('LC-0001')")
         for name in ids:
@@ -262,7 +262,7 @@ class Selection:
         return [one for one in self.deployments if self.not_bootable(one) is None]
 
     def not_bootable(self, one: Deployment) -> str | None:
-        """Return the reason why the deployment *one* is not booted for a test without a finding; None if it is."""
+        """Return why the deployment *one* is not booted for a test without a finding; None if it is booted."""
         if one.only_named or one.only_questions:
             return "it is used only by findings that name it" + (" or ask its questions" if one.only_questions else "")
         return machine_lacks(one, self.machine.hardware)
@@ -288,13 +288,13 @@ class Selection:
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """
-        Return the case of *finding* on the deployment *one*, with the reason why it cannot be judged there, if known
-        before a boot.
+        Return the case of *finding* on the deployment *one*, with the reason why it cannot be judged, if known before a
+        boot.
         """
         return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
 
     def plan(self, chosen: Iterable[Case]) -> Plan:
-        """Plan the judging of the *chosen* cases, without a boot."""
+        """Return the plan of the *chosen* cases, made without a boot."""
         return pytest_longctx_plan.make(chosen, self.deployments, self.backend, self.machine)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:

@@ -1,4 +1,4 @@
-"""State of one pytest run: its selection, its boots, and its verdicts until a report takes them."""
+"""The state of one pytest run: its selection, its boots, and its verdicts until a report takes them."""
 
 import os
 import secrets
@@ -48,7 +48,8 @@ from pytest_longctx.reports.resume import Earlier
 Evidence = Exchange | Sequence[Exchange] | Observation
 Judge = Callable[[Evidence], Verdict]
 """
-Judges evidence by a test's finding, records the verdict and returns it: true if the finding holds.
+Function that judges evidence by a test's finding, records the verdict and returns it. The verdict is true if the
+finding holds.
 
 Several exchanges are repetitions of one question. The median is judged.
 """
@@ -56,7 +57,7 @@ Several exchanges are repetitions of one question. The median is judged.
 
 @dataclass
 class Session:
-    """The state of a whole run."""
+    """The state of a whole pytest run."""
 
     config: pytest.Config
     options: Options
@@ -71,7 +72,7 @@ class Session:
     sampler: Sampler = field(default_factory=Sampler)
     """Samples the running server."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
-    """Its samples that are not yet in a report."""
+    """Samples of devices and host that are not yet in a report."""
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of stopped ones."""
     drift_readings: dict[tuple[str, str], Readings] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Session:
     repeated_answers: dict[tuple[str, str], Answers] = field(default_factory=dict)
     """Answers of this run for 'repeatable' findings, by deployment and prompt."""
     gate: Gate | None = None
-    """The baseline that this run is compared with, and its limits."""
+    """The baseline with which this run is compared, and its limits; None without a baseline."""
     earlier: Earlier | None = None
     """The run that this one resumes."""
     shard: dict[str, Any] | None = None
@@ -93,12 +94,12 @@ class Session:
 
     @cached_property
     def progress_line(self) -> ProgressLine | WorkerLine:
-        """The session's progress line, which shows long waits. The controller shows the line of an xdist worker."""
+        """The session's line for the progress of long waits. Under xdist, the controller prints a worker's line."""
         told: dict[str, Any] = getattr(self.config, "workerinput", {})
         return WorkerLine(told[FOLDER], told["workerid"]) if FOLDER in told else ProgressLine(self.config)
 
     def hide_secrets(self) -> None:
-        """Mask the secrets of this process's environment and of every deployment in everything that this run writes."""
+        """Mask the secrets of this process's environment and of every deployment in all output of this run."""
         redaction.remember(redaction.secret_values(os.environ))
         for one in self.selection.deployments:
             flags = [f"--{name}={value}" for name, value in one.flags.items()]
@@ -110,7 +111,7 @@ class Session:
         return Selection(self.config, self.options)
 
     def boot(self, deployment: Deployment) -> Iterator[Boot]:
-        """Boot *deployment* as the body of a generator fixture: yield the boot, failed or not, then stop the server."""
+        """Boot *deployment* for a generator fixture: yield the boot, failed or not, then stop the server."""
         prepared = self.selection.boot_settings.prepared
         with (
             failing_plainly(),
@@ -156,9 +157,8 @@ class Session:
     @contextmanager
     def measuring(self, server: Server, sent_tokens: int | None = None) -> Iterator[dict[str, Any]]:
         """
-        Use *server* exclusively for a request or a load of *sent_tokens*.
-
-        The yielded row is recorded with its times and the caller's additions.
+        Hold the lock of *server* for a request or a load of *sent_tokens*, and yield the row of the request, which is
+        recorded with its times and the caller's additions.
         """
         with exclusive(server.url, self.progress_line.update):
             self.sampler.hold_still()
@@ -173,7 +173,7 @@ class Session:
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """
-        Return the judge of one test. It judges evidence by *finding* and records the verdict. Without a *boot* it
+        Return the judge of one test, which judges evidence by *finding* and records the verdict. Without a *boot*, it
         judges a claim.
         """
 
@@ -206,8 +206,8 @@ class Session:
 
     def _salt(self, server: Server) -> str:
         """
-        Return the session's cache salt. It prevents an attached server from serving a repeated seed from its prefix
-        cache.
+        Return the session's cache salt, which prevents an attached server from answering a repeated seed from its
+        prefix cache.
         """
         return self._own if self._repeats(server) and server.backend.salted else ""
 
@@ -215,7 +215,7 @@ class Session:
         return self.options.seed is not None and server.attached
 
     def _warmed(self, boot: Boot) -> str:
-        """Return the reason why the server's cache may already hold a prompt of this run; empty if it cannot."""
+        """Return why the server's cache may already hold a prompt of this run; empty if it cannot."""
         if boot.server is None or not self._repeats(boot.server):
             return ""
         salted = boot.server.salt and self.options.load is None
@@ -226,21 +226,21 @@ class Session:
         )
 
     def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
-        """Judge a finding that needs a server by *seen*, the outcome of the failed boot."""
+        """Judge a finding that needs a server by *seen*, the observation of the failed boot."""
         boot = self.last_boot
         misfit = _misfit(finding, boot)
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
         self.record(item, verdict, boot)
 
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
-        """Send a load to the server with the tool called *name*."""
+        """Send a load to the server with the load tool *name*, and return the result."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
         return runner.run_load(
             tool, self._tool_run(server, asked, name), self.options.python, self.progress_line.update
         )
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
-        """Measure the accuracy of the server's answers with lm-eval."""
+        """Measure the accuracy of the server's answers with lm-eval, and return the observation."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(
             tool, self._tool_run(server, asked, tool.name), self.options.python, self.progress_line.update
@@ -256,13 +256,13 @@ class Session:
     def skip_out_of_scope(
         self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
     ) -> None:
-        """Skip *item*, whose finding does not apply to this server. Without a *boot*, that is known before one."""
+        """Skip *item*, whose finding does not apply to this server. Without a *boot*, this was known before any boot."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.record(item, verdict, boot)
         self._end(verdict)
 
     def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
-        """Attach *verdict* to *item*, from which JUnit, xdist and the results file take it."""
+        """Attach *verdict* to *item*, from which JUnit XML, xdist and the results file take it."""
         earlier = verdicts_of(item)
         earlier.append(verdict)
         same = [each for each in earlier if each.finding.id == verdict.finding.id]
@@ -294,7 +294,7 @@ def failing_plainly() -> Iterator[None]:
 
 
 def _misfit(finding: Finding, boot: Boot | None) -> Mismatch | None:
-    """Return the reason why *finding* does not apply to the server of *boot*; None if it applies, or needs no server."""
+    """Return why *finding* does not apply to the server of *boot*; None if it applies, or needs no server."""
     return mismatch(finding, boot.conditions, settled=True) if boot else None
 
 
@@ -310,7 +310,7 @@ _SESSION = pytest.StashKey[Session]()
 
 
 def open_session(config: pytest.Config, options: Options) -> Session:
-    """Create the run's session and store it in *config*. xdist workers take the controller's seed."""
+    """Create the run's session, store it in *config* and return it. xdist workers use the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
     seed = options.seed if options.seed is not None else handed.get("longctx_seed")
     earlier = resume.read(options.resume) if options.resume else None
@@ -324,7 +324,10 @@ def open_session(config: pytest.Config, options: Options) -> Session:
 
 
 def _gate(options: Options) -> Gate | None:
-    """Return the baseline and its limits, by which a session judges regressions. Raises `UsageError` and `ResultsError`."""
+    """
+    Return the baseline and its limits, by which a session judges regressions; None without a baseline. Raises
+    `UsageError` and `ResultsError`.
+    """
     if (options.baseline is None) != (not options.fail_on):
         raise UsageError(
             "give both --longctx-baseline (a results file) and --longctx-fail-on (the measures that must not get worse)"
@@ -335,7 +338,7 @@ def _gate(options: Options) -> Gate | None:
 
 
 def session_of(config: pytest.Config) -> Session:
-    """Return the run's session, stored in *config*. If no backend is selected, the test fails."""
+    """Return the run's session, which *config* contains. If no backend is selected, fail the test."""
     found = config.stash.get(_SESSION, None)
     if found is None:
         pytest.fail("no backend is selected: use --backend=NAME, or set longctx_backend in the ini file", pytrace=False)

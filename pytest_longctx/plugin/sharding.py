@@ -1,4 +1,4 @@
-"""Split a run into shards: assign deployments to shards, and deselect the tests of the other shards."""
+"""Shards of a run: assign deployments to shards, and deselect the tests of all other shards."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from pytest_longctx.reports import analysis, results
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part *index* of *count*, counted from 1. *times* is a results file whose recorded times balance the parts."""
+    """Part *index*, counted from 1, of *count* parts. *times* is a results file whose recorded times balance the parts."""
 
     index: int
     count: int
@@ -26,7 +26,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """
-        Parse ``--longctx-shard``. Raises `UsageError`.
+        Return the shard that ``--longctx-shard`` names. Raises `UsageError`.
 
         >>> Shard.parse("2/4")
         Shard(index=2, count=4, times=None)
@@ -44,8 +44,8 @@ class Shard:
 
 def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
     """
-    Split the names in *costs_s* into *count* shards: the most expensive name first, each to the shard with the least
-    work.
+    Return the shard of each name, for *costs_s* and *count* shards: the most expensive name first, each to the shard
+    with the least work.
 
     Equal input gives equal parts on every machine. No part takes longer than an even share plus the most expensive
     name.
@@ -74,7 +74,7 @@ _TEST_S = 1.0
 
 
 class Sharding:
-    """Keeps the tests of this shard, and records in the results how the tests were split."""
+    """Plugin that keeps the tests of this shard, and records in the results how the tests were split."""
 
     def __init__(self, session: Session, shard: Shard, recorded: Mapping[str, float]) -> None:
         self.session = session
@@ -83,7 +83,7 @@ class Sharding:
 
     @classmethod
     def of(cls, session: Session) -> "Sharding | None":
-        """Return the sharding given by the options; None for a whole run. Raises `UsageError` and `ResultsError`."""
+        """Return the sharding that the options set; None for a whole run. Raises `UsageError` and `ResultsError`."""
         if not session.options.shard:
             return None
         shard = Shard.parse(session.options.shard)
@@ -92,7 +92,10 @@ class Sharding:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Split the tests that remain after other hooks into shards by deployment. A test without one is its own group."""
+        """
+        Split the tests that other hooks kept into shards by deployment. A test without a deployment is a group of its
+        own.
+        """
         yield
         try:
             mine, others = self._split(items)
@@ -122,7 +125,7 @@ class Sharding:
         return mine, others
 
     def _boots(self, item: pytest.Item) -> bool:
-        """Return whether *item* needs a server in its shard, as far as known."""
+        """Return whether *item* needs a server in its shard, as far as this is known."""
         finding, one = pair_of(item)
         if finding is None:
             return _owner(item) != item.nodeid

@@ -1,5 +1,5 @@
 """
-The progress of long waits under xdist: workers write it into files, and the controller prints it.
+Progress of long waits under xdist: workers write it to files, and the controller prints it.
 
 A worker has no terminal. The controller prints between two events of its workers, in the thread that also prints the results, so
 no line is broken into. A line of a worker appears no more often than without xdist, and no two appear within `_APART_S`.
@@ -32,7 +32,7 @@ _FRESH_S: Final = 60.0
 
 
 class WorkerLine:
-    """The progress line of an xdist worker: a file with the state of its wait."""
+    """The progress line of an xdist worker, kept in a file with the state of its wait."""
 
     def __init__(self, folder: str, worker: str) -> None:
         self._path = Path(folder) / worker
@@ -40,12 +40,12 @@ class WorkerLine:
         self._wrote_s = -math.inf
 
     def begin(self) -> None:
-        """Begin a wait; its first state is written at once."""
+        """Begin a wait of an xdist worker, and write its first state at once."""
         self._waits += 1
         self._wrote_s = -math.inf
 
     def update(self, progress: Progress) -> None:
-        """Write the *progress* of a wait. A file that cannot be written is no reason to fail a test."""
+        """Write the *progress* of a wait. An unwritable file does not fail a test."""
         now = time.monotonic()
         if now - self._wrote_s < _WRITTEN_EVERY_S:
             return
@@ -58,7 +58,7 @@ class WorkerLine:
             return
 
     def clear(self) -> None:
-        """Remove the state of a wait that is over."""
+        """Remove the state of a worker's finished wait."""
         self._wrote_s = -math.inf
         self._path.unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ class _Shown:
 
 @dataclass
 class WorkerProgress:
-    """The controller's plugin: tells workers the folder, and prints what they wrote there."""
+    """Plugin of the controller that tells workers their folder, and prints the progress that they write there."""
 
     config: pytest.Config
     folder: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="pytest-longctx-progress-"))
@@ -84,7 +84,7 @@ class WorkerProgress:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Pass the folder to a worker."""
+        """Pass the folder for progress files to a worker."""
         node.workerinput[FOLDER] = self.folder
 
     @pytest.hookimpl(optionalhook=True)
@@ -102,7 +102,7 @@ class WorkerProgress:
             return (yield)
 
     def pytest_unconfigure(self) -> None:
-        """Remove the folder."""
+        """Remove the folder of progress files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tell(self) -> None:
@@ -123,7 +123,7 @@ class WorkerProgress:
                 return
 
     def _states(self) -> Iterator[tuple[str, int, Progress]]:
-        """Return the fresh states, each with its worker and the number of its wait."""
+        """Yield the recent states of waits, each with its worker and the number of the wait."""
         for path in Path(self.folder).glob("gw*"):
             if path.suffix:
                 continue

@@ -1,4 +1,4 @@
-"""Send all tests of a deployment to one xdist worker, which boots it once."""
+"""Send all tests of a deployment to one xdist worker, which boots the deployment once."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Schedules by deployment. (``--dist=loadgroup`` is not used: xdist 3.8 does not group under pytest 9.2.)"""
+    """
+    Scheduler that groups tests by deployment. (``--dist=loadgroup`` is not used: xdist 3.8 does not group under pytest
+    9.2.)
+    """
 
     def __init__(self, config: pytest.Config, log: Any, deployments: Iterable[str]) -> None:
         super().__init__(config, log)

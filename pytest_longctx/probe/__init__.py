@@ -1,1 +1,1 @@
-"""Model with a known correct answer at any length, and its questions. See ``docs/explanation/probe.md``."""
+"""A model whose right answer is known at any prompt length, and its questions. See ``docs/explanation/probe.md``."""

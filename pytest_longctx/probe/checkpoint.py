@@ -70,7 +70,7 @@ def texts(config: Mapping[str, Any], words: Sequence[str], special: int) -> dict
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """
-    Write the files of a checkpoint into *folder*. Files with the right content are not rewritten.
+    Write the files of a checkpoint into *folder*. Files with equal content are not written again.
 
     Each file appears completely or not at all. Two processes that write the same checkpoint write the same bytes, so
     the order does not matter and a concurrent reader sees correct files.
@@ -196,13 +196,13 @@ The base of that layer's rotary embedding is chosen so that most of a code stays
 
 
 def make(folder: Path, family: Family, config: Mapping[str, Any]) -> None:
-    """Write a probe into *folder*, unless the correct files exist."""
+    """Write a probe into *folder*, unless the folder has the right files."""
     files = texts(config, codes.words(), codes.SPECIAL)
     write(folder, {"model.safetensors": save(weights.tensors(family), {"format": "pt"}), **files})
 
 
 def make_family(folder: Path, name: str) -> None:
-    """Write the probe family *name* into *folder*, unless the correct files exist."""
+    """Write the probe family *name* into *folder*, unless the folder has the right files."""
     family = FAMILIES[name]
     files = texts(family.config, codes.words(), codes.SPECIAL)
     write(folder, {"model.safetensors": save(family.tensors(), {"format": "pt"}), **files})

@@ -1,5 +1,5 @@
 """
-Vocabulary of the probe: its codes, its token ids, and the word of each id.
+Vocabulary of the probe: the codes, the token ids, and the word of each id.
 
 A needle states "key i carries value j". An ask means "which value does key i carry?" and is answered by one token: the
 answer "i carried j", or "nothing carries i". Either answer also asks for key i + 1, so that one request asks for every key,
@@ -64,10 +64,7 @@ def answer(key: int, value: int) -> int:
 
 @cache
 def words() -> tuple[str, ...]:
-    """
-    Return the word of each id of the probe's vocabulary. The words can be separated even without spaces
-    between them.
-    """
+    """Return the word of each id of the probe's vocabulary. The words can be told apart even without spaces between them."""
     pairs = [f"{key:02d}.{value:02d}" for key in range(KEYS) for value in range(VALUES)]
     made = [f"<{i}>" for i in range(SPECIAL)]
     for kind in ("rung", "hold", "kept", "erased"):
@@ -88,7 +85,7 @@ _SAID = re.compile(r"a(?P<key>\d\d)\.(?P<value>\d\d)|(?P<kind>none|kept|erased)(
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One token of an answer; *index* is a key, or the bits of a rung."""
+    """One token of an answer. *index* is a key, or the bits of a rung of the precision ladder."""
 
     kind: Kind
     index: int
@@ -97,7 +94,7 @@ class Said:
 
 def read(text: str) -> tuple[Said | None, ...]:
     """
-    Parse an answered *text*, word by word, into answers about needles; ``None`` for a word that is no answer.
+    Return the answers about needles in the answered *text*, word by word; ``None`` for a word that is no answer.
 
     >>> read(" a00.17 none01")
     (Said(kind='answer', index=0, value=17), Said(kind='none', index=1, value=None))
@@ -106,7 +103,7 @@ def read(text: str) -> tuple[Said | None, ...]:
 
 
 def read_ids(ids: Iterable[int]) -> tuple[Said | None, ...]:
-    """Parse an answer given as token ids, like `read`."""
+    """Return the answers about needles in an answer of token ids, as `read`; None for an id that is no answer."""
     known = words()
     return read(" ".join(known[i] if 0 <= i < len(known) else "?" for i in ids))
 

@@ -33,7 +33,7 @@ COMMON: Mapping[str, Any] = {
 
 
 def heads_of(config: Mapping[str, Any], rotary_share: float = 1.0) -> Heads:
-    """Return the heads that *config* describes. A share of their dimensions has a rotary embedding."""
+    """Return the heads that *config* describes, of which a share of the dimensions has a rotary embedding."""
     dim = config["head_dim"]
     return Heads(config["num_attention_heads"], config["num_key_value_heads"], dim, int(dim * rotary_share))
 
@@ -48,13 +48,13 @@ def ends(hidden: int) -> dict[str, Matrix]:
 
 
 def empty_mlp(prefix: str, hidden: int, size: int = MLP) -> dict[str, Matrix]:
-    """Return the MLP of a probe's decoder layer. It adds nothing."""
+    """Return the MLP of a probe's decoder layer, which adds nothing."""
     shapes = {"gate": (size, hidden), "up": (size, hidden), "down": (hidden, size)}
     return {f"{prefix}{name}_proj.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def norms(prefix: str, hidden: int) -> dict[str, Matrix]:
-    """Return both norms of a probe's decoder layer. They do not change any token."""
+    """Return both norms of a probe's decoder layer, which change no token."""
     names = ("input_layernorm", "post_attention_layernorm")
     return {f"{prefix}{name}.weight": np.ones(hidden, np.float32) for name in names}
 
@@ -86,7 +86,7 @@ def _normed(layer: Layer, heads: Heads) -> Mapping[str, Matrix]:
 
 
 def llama(heads: int, kv_heads: int, head_dim: int) -> Family:
-    """Llama's probe: four layers of full attention with heads of any size."""
+    """Return Llama's probe: four layers of full attention with heads of any size."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -101,7 +101,7 @@ def llama(heads: int, kv_heads: int, head_dim: int) -> Family:
 
 
 def qwen3() -> Family:
-    """Qwen3's probe: queries and keys are normed head by head."""
+    """Return Qwen3's probe, whose queries and keys are normed head by head."""
     config = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -118,7 +118,7 @@ def qwen3() -> Family:
 
 
 def mistral(window: int = 4096) -> Family:
-    """Mistral's probe, with a window in every layer (7B v0.1: 4,096 tokens)."""
+    """Return Mistral's probe, with a window in every layer (7B v0.1: 4,096 tokens)."""
     config = {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",

@@ -1,5 +1,5 @@
 """
-One probe for each family of attention: the layer for each key, how far each layer sees, and its tensors.
+One probe for each family of attention: the layer for each key, the span of each layer, and its tensors.
 
 Every layer that keeps a cache or a state answers for its own share of the keys, so a fault in one layer loses only the
 needles of this layer. See ``docs/reference/probe-families.md``.
@@ -25,7 +25,7 @@ LONGEST: int = 1_056_768
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer that answers for *keys*."""
+    """A layer that answers questions for *keys*."""
 
     index: int
     """Number of the layer in the checkpoint."""
@@ -39,7 +39,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """A probe of one family: its configuration, the layers that answer, and the function that builds its tensors."""
+    """The probe of one family: its configuration, the layers that answer, and the function that makes its tensors."""
 
     config: Mapping[str, Any] = field(repr=False)
     layers: tuple[Layer, ...]
@@ -55,13 +55,14 @@ class Family:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """For each key, how many tokens its layer sees, the asking one included; None for all."""
+        """For each key, the number of tokens that its layer sees, the asking token included; None for all tokens."""
         return tuple(self.layer_of(key).window for key in range(KEYS))
 
 
 def shared_out(kinds: Sequence[tuple[int, Kind]], window: int | None = None) -> tuple[Layer, ...]:
     """
-    Distribute the 64 keys of a probe family over layers, given as number and kind. *window* is the window of sliding layers.
+    Return the 64 keys of a probe family, distributed over layers given as number and kind. *window* is the window of
+    sliding layers.
 
     Key 63 goes to the first of *kinds*, and so on downwards. A probe with fewer than 64 needles asks last for a key
     without a needle. The first layer should therefore have a window, because a needle beyond a window must be denied.

@@ -38,7 +38,7 @@ CAPPED_LOGITS = 1 / 16
 
 def gemma3(window: int = 512) -> Family:
     """
-    Gemma 3's probe: five layers with a window, then one without (1B: 512 tokens). Its embeddings are not tied
+    Return Gemma 3's probe: five layers with a window, then one without (1B: 512 tokens). Its embeddings are not tied
     here.
     """
     kinds: list[tuple[int, Any]] = [(i, "sliding") for i in range(5)] + [(5, "full")]
@@ -66,7 +66,7 @@ def gemma3(window: int = 512) -> Family:
 
 
 def _layer(family: Family, layer: Layer, *, normed: bool) -> dict[str, Matrix]:
-    """Return the attention of *layer*. Gemma's norms multiply by 1 + weight."""
+    """Return the attention of *layer*, with Gemma's norms, which multiply by 1 + weight."""
     heads, prefix = decoders.heads_of(family.config), f"model.layers.{layer.index}."
     projections = softmax.attention(heads, layer.keys, HIDDEN, normed=normed)
     named = decoders.named(softmax.held(heads, HELD, HIDDEN, projections))
@@ -102,7 +102,7 @@ def _build_gemma3(family: Family) -> dict[str, Matrix]:
 
 
 def gemma2(window: int = 4096) -> Family:
-    """Gemma 2's probe: a window in every other layer (4,096 tokens), scores capped at 50 and logits at 30."""
+    """Return Gemma 2's probe: a window in every other layer (4,096 tokens), scores capped at 50 and logits at 30."""
     kinds: list[tuple[int, Any]] = [(2, "sliding"), (1, "full"), (4, "sliding"), (3, "full")]
     config = {
         "architectures": ["Gemma2ForCausalLM"],
@@ -142,7 +142,7 @@ def _build_gemma2(family: Family) -> dict[str, Matrix]:
 
 
 def tied() -> Matrix:
-    """Return the one matrix of Gemma 2 (vocabulary, hidden). Each row has a mean square of exactly 1."""
+    """Return the one matrix of Gemma 2, shape (vocabulary, hidden), whose rows have a mean square of exactly 1."""
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = layout.embedding(HIDDEN).copy()
     answers, nones = slice(codes.ANSWER, codes.FILLER), slice(codes.NONE, codes.NEEDLE)
@@ -157,8 +157,8 @@ def tied() -> Matrix:
 
 def _rewrite(size: int) -> dict[str, Matrix]:
     """
-    Return the first layer's MLP of Gemma 2: it clears the fetched codes and `ASKED`, and copies the asked key and the
-    fact of asking.
+    Return the MLP of Gemma 2's first layer, which clears the fetched codes and `ASKED`, and copies the asked key and
+    the mark of asking.
 
     The gate is a constant of 8, whose GELU is 8, so the MLP is linear. A constant of 64 in 16 dimensions sets the norm
     of its output, a mean square of 64. All other writes add 0.4 % at most.

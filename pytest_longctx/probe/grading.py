@@ -1,5 +1,5 @@
 """
-Grading of an answer, needle by needle, and of the precision ladder.
+Grade an answer, needle by needle, and read the precision ladder.
 
 An answer names its key and is graded by key, so one wrong word does not hide the next. Only an answer about another key
 than the one asked, which a correct engine cannot give, ends the chain. Needles not asked for after that count as not
@@ -33,7 +33,7 @@ of this key that is not in this prompt, so memory of another prompt was read, or
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One needle and its outcome."""
+    """One needle and the outcome of the answer for it."""
 
     needle: Needle
     depth: float
@@ -44,7 +44,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Grade of one answer."""
+    """The grade of one answer: the outcome for each needle."""
 
     steps: tuple[Step, ...] = field(repr=False)
     """Steps by key."""
@@ -89,12 +89,12 @@ class Grade:
 
 
 def text(question: Question, answered: str) -> Grade:
-    """Grade *answered*, the streamed text of an answer about needles."""
+    """Return the grade of *answered*, the streamed text of an answer about needles."""
     return _grade(question, codes.read(answered))
 
 
 def ids(question: Question, answered: Iterable[int]) -> Grade:
-    """Grade an answer about needles, given as token ids."""
+    """Return the grade of an answer about needles, given as token ids."""
     return _grade(question, codes.read_ids(answered))
 
 
@@ -137,7 +137,7 @@ rounding.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ladder:
-    """Prompt with every rung in it. Rung k is at ``places[k - 1]``."""
+    """A prompt with every rung of the precision ladder. Rung k is at ``places[k - 1]``."""
 
     prompt: Prompt
     places: tuple[int, ...] = field(repr=False)
@@ -146,14 +146,17 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Result of the ladder: for each rung, from 1 bit up, whether it was preserved; ``None`` if it was not answered."""
+    """
+    The result of the precision ladder: for each rung, from 1 bit up, whether it was preserved; ``None`` if not
+    answered.
+    """
 
     kept: tuple[bool | None, ...]
 
     @property
     def mantissa_bits(self) -> int | None:
         """
-        Number of mantissa bits that the ladder shows to be stored; ``None`` if the answer is no valid ladder.
+        Number of mantissa bits that the ladder shows to be stored; ``None`` if the answer is not a valid ladder.
 
         If no rung is preserved, or a rung above a lost one is preserved, the cause is not rounding. If all rungs
         are preserved, the result is a lower bound.
@@ -164,7 +167,7 @@ class Precision:
     @property
     def breaks(self) -> int | None:
         """
-        Number of rungs preserved above a lost one: 0 if keys were only rounded; ``None`` if a rung was not
+        Number of rungs that are preserved above a lost rung: 0 if keys were only rounded; ``None`` if a rung was not
         answered.
 
         A value above 0 means that keys are read back as other numbers, for example if written in one format and
@@ -177,7 +180,7 @@ class Precision:
 
     @property
     def relative_step(self) -> float | None:
-        """Step between neighbouring numbers just above 1."""
+        """Step between neighbouring numbers just above 1; None if the number of mantissa bits is unknown."""
         return None if self.mantissa_bits is None else 2.0**-self.mantissa_bits
 
     def __str__(self) -> str:
@@ -188,7 +191,8 @@ class Precision:
 
 def plant(filler: Prompt) -> Ladder:
     """
-    Build the precision ladder whose answer `ladder_text` grades: a copy of *filler* with all rungs, spread over its length.
+    Return the precision ladder whose answer `ladder_text` grades: a copy of *filler* with all rungs, spread over its
+    length.
 
     The ask is the last token. Raises `PromptError`.
     """

@@ -1,5 +1,6 @@
 """
-Seven of RULER's tasks with provable answers, in the probe's words: facts in noise, in random filler and among facts.
+Seven of RULER's tasks with provable answers, in the probe's words: facts in noise, in random filler and among other
+facts.
 
 A fact "key i carries value j" is one token, and the prompt ends with the question for a key. The other tasks have no
 provable answer: attention mixes several values of one key, and the probe does not know variables, frequencies or
@@ -61,7 +62,10 @@ def pose(name: str, filler: Prompt, make: str | None) -> Posed:
 
 
 def _around(task: Task, filler: Prompt, others: np.ndarray, rng: np.random.Generator) -> Prompt:
-    """Return the tokens around the facts: repeated ones, the filler, or facts about *others*, keys that are not requested."""
+    """
+    Return the tokens around the facts: repeated tokens, the filler, or facts about *others*, keys that are not
+    requested.
+    """
     if task.hay == "repeat":
         ids = np.resize(filler.ids[:_REPEATED_TOKENS], len(filler))
     elif task.hay == "needle":

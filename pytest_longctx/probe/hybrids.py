@@ -47,7 +47,7 @@ def _qwen(own: Mapping[str, Any]) -> Family:
 
 
 def qwen3_next() -> Family:
-    """Qwen3-Next's probe: three layers of Gated DeltaNet, then one layer of gated attention."""
+    """Return Qwen3-Next's probe: three layers of Gated DeltaNet, then one layer of gated attention."""
     own = {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
@@ -84,7 +84,7 @@ def delta_net_of(config: Mapping[str, Any]) -> Delta:
 
 
 def _build_qwen(family: Family) -> dict[str, Matrix]:
-    """Build the hybrid of Qwen. Its norms multiply by 1 + weight, except the one after Gated DeltaNet."""
+    """Return the tensors of Qwen's hybrid. Its norms multiply by 1 + weight, except the norm after Gated DeltaNet."""
     heads = heads_of(family.config, _ROTARY_SHARE)
     fused = family.config["model_type"] == "qwen3_next"
     made = ends(HIDDEN) | {"model.norm.weight": np.zeros(HIDDEN, np.float32)}
@@ -106,7 +106,7 @@ def _build_qwen(family: Family) -> dict[str, Matrix]:
 
 
 def _empty_experts(prefix: str, experts: int) -> dict[str, Matrix]:
-    """Return experts of Qwen3-Next. They add nothing."""
+    """Return the experts of Qwen3-Next's probe, which add nothing."""
     made = {
         f"{prefix}mlp.gate.weight": np.zeros((experts, HIDDEN), np.float32),
         f"{prefix}mlp.shared_expert_gate.weight": np.zeros((1, HIDDEN), np.float32),
@@ -138,7 +138,7 @@ def _named_delta(prefix: str, config: Mapping[str, Any], layer: Layer, *, fused:
 
 
 def nemotron_h() -> Family:
-    """Nemotron-H's probe: Mamba2 layers, then one layer of attention without positions."""
+    """Return Nemotron-H's probe: Mamba2 layers, then one layer of attention without positions."""
     config = {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",

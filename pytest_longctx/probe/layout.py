@@ -36,7 +36,7 @@ WRITTEN: Final = 1 / 16
 @cache
 def embedding(hidden: int = HIDDEN) -> Matrix:
     """
-    Return the embedding that all probe families share (vocabulary, *hidden*), a multiple of 64 from 384. Each
+    Return the embedding of all probe families, shape (vocabulary, *hidden*), *hidden* a multiple of 64 from 384. Each
     row has a mean square of exactly 1.
     """
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
@@ -60,8 +60,8 @@ def embedding(hidden: int = HIDDEN) -> Matrix:
 @cache
 def output(hidden: int = HIDDEN) -> Matrix:
     """
-    Return the output matrix that all probe families share (vocabulary, *hidden*). Each answer reads its ask
-    and both fetched codes or none.
+    Return the output matrix of all probe families, shape (vocabulary, *hidden*). Each answer reads its ask, and both
+    fetched codes or neither.
     """
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = np.zeros((codes.VOCABULARY, hidden), np.float32)

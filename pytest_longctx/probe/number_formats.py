@@ -1,5 +1,5 @@
 """
-Number formats of a KV cache: how many mantissa bits of a probe's key each of them keeps.
+Number formats of a KV cache: the mantissa bits of a probe's key that each format keeps.
 
 The probe measures these bits with its precision ladder. The elements of the key of rung k are 1 and 1 + 2^-k. A format with b
 mantissa bits keeps the rungs from 1 to b, and rounds every element of the other keys to 1.

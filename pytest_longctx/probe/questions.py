@@ -40,7 +40,10 @@ class Question:
 
     @property
     def output_tokens(self) -> int:
-        """Number of tokens to request: one for each needle, and one for a key without a needle, if there is one."""
+        """
+        Number of tokens to request: one for each needle, and one for a key without a needle if the question has such a
+        key.
+        """
         return min(len(self.needles) + 1, KEYS)
 
     @property
@@ -62,7 +65,7 @@ EVERYTHING: Final[Windows] = (None,) * KEYS
 
 def plant(filler: Prompt, places: Sequence[int], windows: Windows = EVERYTHING) -> Question:
     """
-    Place a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
+    Return a copy of *filler* with a needle at each of *places* and the ask as its last token.
 
     *filler* consists of `FILLER_IDS` and is long enough for the places. There are 1 to 64 places, in any order, from 0
     to the length less 2. A key with a window gets a place that is still inside the window when the key is asked for.
@@ -86,7 +89,10 @@ def plant(filler: Prompt, places: Sequence[int], windows: Windows = EVERYTHING) 
 
 
 def first_seen(tokens: int, key: int, window: int) -> int:
-    """Return the first position that a layer with *window* sees when *key* is asked for after a prompt of *tokens*."""
+    """
+    Return the first position that a layer with *window* sees when *key* is asked for at the end of a prompt of
+    *tokens*.
+    """
     return tokens + key - window
 
 
@@ -94,7 +100,7 @@ def _within(
     keys: npt.NDArray[np.int64], places: Sequence[int], tokens: int, windows: Windows, deal: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """
-    Return *keys* in an order in which each sees its place. Raises `PromptError`.
+    Return *keys* in an order in which the layer of each sees its place. Raises `PromptError`.
 
     The key that sees the fewest tokens chooses first. Any other key could take the same place, so an order is found if
     there is one.
@@ -140,8 +146,8 @@ def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tup
 
 def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:
     """
-    Return positions of needles on both sides of the borders between pieces of *size* tokens: blocks, chunks
-    or batches of an engine.
+    Return up to *count* positions of needles on both sides of the borders between pieces of *size* tokens: blocks,
+    chunks or batches of an engine.
 
     Returns up to *count* positions, an even number: the first token, the last before the ask, and borders spread over
     the prompt.
@@ -163,7 +169,8 @@ def planted_in(filler: Prompt, planted: dict[int, int], ask: int, what: str) -> 
 
 def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
     """
-    Check a question of the probe before it is built: *least* to *most* needles at different *places* of the prompt *filler*.
+    Check a question of the probe before it is made: *least* to *most* needles at different *places* of *filler*. Raises
+    `PromptError`.
 
     The prompt must consist of filler tokens. Raises `PromptError`.
     """
@@ -187,5 +194,5 @@ def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
 
 
 def _dealer(filler: Prompt) -> np.random.Generator:
-    """Return a random generator seeded by the filler, so that the same prompt gets the same needles."""
+    """Return a random generator seeded by the filler, so that equal prompts get equal needles."""
     return np.random.Generator(np.random.PCG64([len(filler), *(int(each) for each in filler.ids[:16])]))

@@ -1,5 +1,5 @@
 """
-Recurrent layers of the probe families: Gated DeltaNet and Mamba2 as memories that forget nothing.
+Recurrent layers of the probe families: Gated DeltaNet and Mamba2 as memories without decay.
 
 Keys and values are one-hot, so the activation after the convolution (0 at 0) keeps them orthogonal. The decay is
 exactly 1 in FP32: A_log is -100, and exp(-exp(-100) dt) is 1. Filler writes exactly nothing. So a state holds what was
@@ -126,6 +126,6 @@ def mamba2(sizes: Scan, keys: Sequence[int], lag: int, hidden: int) -> dict[str,
 
 
 def _of(field: slice, element: float, size: float) -> float:
-    """Return the weight with which a field of dimensions that are all *element* adds up to *size* in a recurrent layer."""
+    """Return the weight with which a field of dimensions that all equal *element* adds up to *size* in a recurrent layer."""
     width: int = field.stop - field.start
     return size / (element * width)

@@ -16,7 +16,7 @@ _STORES = ("k_proj.weight", "kv_a_proj_with_mqa.weight", "conv1d.weight")
 
 
 def damaged(family: Family) -> Family:
-    """Return a copy of *family* whose first answering layer stores keys of zero. It loses its own needles and no other."""
+    """Return a copy of *family* whose first answering layer stores keys of zero, so that it loses its own needles alone."""
 
     def build(_: Family) -> Mapping[str, Matrix]:
         made = dict(family.build(family))
@@ -61,6 +61,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def windows(make: str | None) -> Windows:
-    """Return, for each key, how many tokens its layer sees; all tokens for any other model."""
+    """Return, for each key of the probe *make*, the number of tokens that its layer sees; all tokens for any other model."""
     family = FAMILIES.get(make or "")
     return family.windows if family else EVERYTHING

@@ -61,8 +61,8 @@ def _codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
 
 def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
     """
-    Return the part of a projection that reads *size* from a field of 64 in the row of each of *keys* (rows, 64). Other
-    keys read 0.
+    Return the part of a projection, shape (rows, 64), that reads *size* from a field of 64 in the row of each of
+    *keys*. Other keys read 0.
     """
     table = np.zeros((rows, WIDTH), np.float32)
     table[: len(keys)] = size * codes.hadamard()[list(keys)] / WIDTH
@@ -70,7 +70,7 @@ def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
 
 
 def _power_of_two(least: float) -> float:
-    """Return the smallest power of two from *least* on. A product with it is exact in BF16."""
+    """Return the smallest power of two that is *least* or more. A product with it is exact in BF16."""
     return float(2.0 ** math.ceil(math.log2(least)))
 
 
@@ -99,7 +99,7 @@ def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = 
 
 
 def norm_gain(heads: Heads) -> float:
-    """Return the weight of the query norm: two vectors of mean square 1 then score sqrt(head_dim) times this."""
+    """Return the weight of the query norm, with which two vectors of mean square 1 score sqrt(head_dim) times the weight."""
     return _power_of_two(LEAST_SCORE / math.sqrt(heads.dim))
 
 
@@ -121,7 +121,7 @@ def _fetching(heads: Heads, hidden: int) -> tuple[Matrix, Matrix]:
 
 
 def gated(query: Matrix, heads: Heads) -> Matrix:
-    """Return a query projection with an output gate after each head. The gate is open in every token that asks."""
+    """Return a query projection with an output gate after each head, which is open in every token that asks."""
     hidden = query.shape[1]
     both = np.zeros((heads.query, 2, heads.dim, hidden), np.float32)
     both[:, 0] = query.reshape(heads.query, heads.dim, hidden)

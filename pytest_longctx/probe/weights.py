@@ -1,5 +1,5 @@
 """
-Weights of the probe, constructed rather than trained and exact in BF16, and the longest guaranteed prompt.
+Weights of the probe, computed instead of trained and exact in BF16, and the longest guaranteed prompt.
 
 Hidden dimensions are named fields. Each token's embedding has the norm of a vector of ones, so the norms before
 projections change nothing. Only the last layer attends to relevant tokens: a key head holds the key code, its values
@@ -50,7 +50,7 @@ The value is above 7/4, so a single failing head out of eight gives "none", on w
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Model architecture that a probe is built for."""
+    """A model architecture for which the probe can be made."""
 
     architecture: str
     mlp: str
@@ -89,7 +89,7 @@ def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
 
 def embedding() -> Matrix:
     """
-    Return the embedding matrix of Llama 4's probe (vocabulary, hidden). Ids with a meaning have a root mean
+    Return the embedding matrix of Llama 4's probe, shape (vocabulary, hidden). Ids with a meaning have a root mean
     square of exactly 1.
     """
     code = codes.hadamard()
@@ -168,8 +168,8 @@ def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
 
 def output() -> Matrix:
     """
-    Return the output matrix of Llama 4's probe (vocabulary, hidden). Each answer reads its ask and both
-    fetched codes or none.
+    Return the output matrix of Llama 4's probe, shape (vocabulary, hidden). Each answer reads its ask, and both fetched
+    codes or neither.
     """
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
@@ -207,5 +207,5 @@ def _noise(shape: tuple[int, int], seed: int) -> Matrix:
 
 @cache
 def in_float32(family: Family) -> Mapping[str, Matrix]:
-    """Return the tensors of Llama 4's probe in float32 for numpy."""
+    """Return the tensors of Llama 4's probe in float32, for computation with numpy."""
     return {name: tensor.astype(np.float32) for name, tensor in tensors(family).items()}

@@ -1,4 +1,4 @@
-"""Start a command on this machine under a supervisor, and remove all its processes."""
+"""Start a command on this machine under a supervisor, and end all its processes."""
 
 import fnmatch
 import os
@@ -29,7 +29,7 @@ _NOTES_BYTES = 64 * 1024
 
 
 class Candidate(Protocol):
-    """A server that is starting."""
+    """A server that has been started and is not yet ready."""
 
     started_s: float
     log: Path | None
@@ -40,29 +40,29 @@ class Candidate(Protocol):
     """Whether this run started the server. Only then is a failed boot evidence about it."""
 
     def exit_code(self) -> int | None:
-        """Exit code of a started server; ``None`` while it runs."""
+        """Return the exit code of a started server; ``None`` while it runs."""
 
     def new_lines(self) -> Iterator[str]:
-        """Return the lines that the started server has logged since the last call."""
+        """Yield the lines that the started server has logged since the last call."""
 
     def oom_killed(self) -> bool | None:
-        """OOM flag of the container's state; ``None`` without a container."""
+        """Return whether the container's state reports an out-of-memory kill; ``None`` without a container."""
         return None
 
     def memory_kills(self) -> MemoryKills | None:
-        """Kernel records of processes killed for memory since the start; ``None`` if they cannot be read."""
+        """Return the kernel's records of processes killed for memory since the start; ``None`` if they cannot be read."""
         return None
 
     def ends(self) -> tuple[ProcessEnd, ...]:
-        """Processes of the server that signals have ended, as far as they can be seen."""
+        """Return the processes of the server that signals have ended, as far as they can be observed."""
         return ()
 
     def halted(self) -> tuple[str, ...]:
-        """Describe the processes of the server that a signal has stopped, as far as they can be seen."""
+        """Return a line for each process of the server that a signal has stopped, as far as these can be observed."""
         return ()
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """Return how the server ended, if it ends within *wait_s*."""
+        """Return how the server ended; None if it still runs after *wait_s* seconds."""
         exit_code = wait_until(self.exit_code, wait_s, _POLL_S, done=lambda code: code is not None)
         return None if exit_code is None else self.evidence(exit_code)
 
@@ -99,8 +99,8 @@ _KILLED_S = 5.0
 
 def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
     """
-    Return the server's whole environment: inherited variables (`PASSED` and the recipe's), and those that the recipe
-    sets.
+    Return the whole environment of the server: inherited variables (`PASSED` and the recipe's), and variables that the
+    recipe sets.
     """
     passed = {
         name: value
@@ -128,7 +128,7 @@ def free_port(wanted: object) -> int:
 
 
 class Process(Candidate):
-    """A server process under its supervisor."""
+    """A server process with its supervisor."""
 
     ours = True
 
@@ -168,23 +168,29 @@ class Process(Candidate):
         self._lines = LogTail(log)
 
     def exit_code(self) -> int | None:
-        """Exit code of the engine, 128 + N for signal N, also if its supervisor was killed; ``None`` while it runs."""
+        """
+        Return the exit code of the engine, 128 + N for signal N, also if its supervisor was killed; ``None`` while it
+        runs.
+        """
         code = self._supervisor.poll()
         return code if code is None or code >= 0 else 128 - code
 
     def new_lines(self) -> Iterator[str]:
         """
-        Return the complete lines that the process has logged since the last call; after its end, also an
-        incomplete last line.
+        Yield the complete lines that the process has logged since the last call, and after its end also an incomplete
+        last line.
         """
         return self._lines.more(ended=self.exit_code() is not None)
 
     def memory_kills(self) -> MemoryKills | None:
-        """Kernel records of processes killed for memory since the start of this server."""
+        """
+        Return the kernel's records of processes killed for memory since the start of this server; None if they cannot
+        be read.
+        """
         return self._watch.kills()
 
     def ends(self) -> tuple[ProcessEnd, ...]:
-        """Processes of the server that signals have ended, as its supervisor saw them."""
+        """Return the processes of the server that signals have ended, as its supervisor reports them."""
         while self._notes >= 0:
             try:
                 text = os.read(self._notes, _NOTES_BYTES)
@@ -199,7 +205,7 @@ class Process(Candidate):
         return self._ends
 
     def halted(self) -> tuple[str, ...]:
-        """Describe the processes of the server that SIGSTOP or a debugger has stopped, and that end no request."""
+        """Return a line for each process of the server that SIGSTOP or a debugger has stopped."""
         seen = map(locks.look, (self.pid, *_supervisor.descendants(self.pid)))
         return tuple(what for what, halted in seen if halted)
 
@@ -227,7 +233,7 @@ class Process(Candidate):
             )
 
     def _await_end(self, watch: ProgressCallback) -> None:
-        """Wait for the supervisor. After `_STOP_S`, kill it and the engine."""
+        """Wait until the supervisor has ended. After `_STOP_S`, kill it and the engine."""
         began_s = time.monotonic()
         if self._supervisor.poll() is None:
             os.kill(self.pid, signal.SIGCONT)  # it may be stopped

@@ -90,7 +90,10 @@ def _stat(pid: int) -> tuple[str, list[bytes]]:
 
 
 def _status(pid: int, descriptor: int) -> int:
-    """Return how process *pid* ended, as ``wait`` gives it; 0 also if its parent has collected it on an old kernel."""
+    """
+    Return how process *pid* ended, as ``wait`` reports it; 0 also if its parent has already collected it on an old
+    kernel.
+    """
     _, fields = _stat(pid)
     if fields:
         return int(fields[_EXIT_STATUS]) if fields[0] == b"Z" else 0
@@ -104,7 +107,7 @@ def _status(pid: int, descriptor: int) -> int:
 
 
 class Ends:
-    """Follows all descendants, and notes which of them a signal ended."""
+    """Record of all descendants, and of those that a signal ended."""
 
     def __init__(self, pipe: int, notes: int) -> None:
         self._pipe, self._notes = pipe, notes
@@ -117,7 +120,7 @@ class Ends:
         self._looked_s = -_LOOK_S
 
     def wait(self) -> bool:
-        """Wait for a moment, or until a descendant ends. Return whether the pipe has reached its end."""
+        """Wait for a moment, or until a descendant ends. Return whether the pipe has ended."""
         for descriptor, _ in self._poll.poll(_POLL_S * 1000):
             if descriptor == self._pipe:
                 if not os.read(self._pipe, 64):
@@ -133,7 +136,7 @@ class Ends:
         return False
 
     def _look(self) -> None:
-        """Follow new descendants, and read the names of all: engines rename their processes."""
+        """Record new descendants, and read the names of all, because engines rename their processes."""
         for pid in set(descendants(os.getpid())).difference(self._followed.values()):
             if len(self._followed) < _MOST_FOLLOWED:
                 try:
@@ -145,7 +148,7 @@ class Ends:
         self._names = {pid: _stat(pid)[0] for pid in self._followed.values()}
 
     def note(self, pid: int, status: int) -> None:
-        """Note process *pid* if a signal ended it."""
+        """Record process *pid* if a signal ended it."""
         number = status & 0x7F
         if not number or pid in self._noted:
             return
@@ -158,7 +161,7 @@ class Ends:
 
 
 class Supervisor:
-    """Runs one command and tracks all its descendants."""
+    """Parent process that runs one command and tracks all its descendants."""
 
     def __init__(self, pipe: int, notes: int, grace_s: float, command: list[str]) -> None:
         self.ends: Ends | None = Ends(pipe, notes)
@@ -223,8 +226,8 @@ class Supervisor:
 
     def _wait(self, most_s: float, orphaned_s: float | None = None) -> None:
         """
-        Wait until the supervisor has no process left, at most *most_s* seconds, and at most *orphaned_s* after the end
-        of the command.
+        Wait until the supervisor has no process left, for at most *most_s* seconds, and at most *orphaned_s* after the
+        command's end.
         """
         end = time.monotonic() + most_s
         self.reap()

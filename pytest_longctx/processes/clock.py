@@ -1,5 +1,5 @@
 """
-Times of day that do not jump, even if an administrator, NTP or a virtual machine's host sets this machine's clock.
+Times of day without jumps, even if an administrator, NTP or a virtual machine's host sets this machine's clock.
 
 A run then still measures the right durations.
 """
@@ -12,7 +12,7 @@ _BEGAN_S: Final = time.time() - time.monotonic()
 
 def unix_s() -> float:
     """
-    Return the Unix time in seconds, to the millisecond, by the clock as it was when this process began.
+    Return the Unix time in seconds, to the millisecond, by the clock as it was when this process started.
 
     The difference of two such times is the time that passed between them.
     """

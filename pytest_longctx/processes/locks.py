@@ -67,7 +67,10 @@ def _described(place: Path) -> str:
 
 
 def opened(name: str) -> int:
-    """Open the lock *name* without following a link and without changing it; return its descriptor. Raises `LaunchError`."""
+    """
+    Return the descriptor of the lock *name*, opened without following a link and without changing the file. Raises
+    `LaunchError`.
+    """
     path = folder() / name
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
@@ -82,7 +85,7 @@ def opened(name: str) -> int:
 
 
 def taken(descriptor: int) -> bool:
-    """Take a lock file without waiting, and write this process to it. Return False if another process holds it."""
+    """Take a lock file without waiting, and write this process's id to it. Return False if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -93,18 +96,18 @@ def taken(descriptor: int) -> bool:
 
 
 def holder(descriptor: int) -> tuple[str, bool]:
-    """Describe the process that holds a lock, and whether it is stopped or cannot be interrupted."""
+    """Return a description of the process that holds a lock, and whether that process is stopped or cannot be interrupted."""
     note = os.pread(descriptor, _NOTE_BYTES, 0).strip()
     return look(int(note)) if note.isdigit() else ("another process", False)
 
 
 def described(pid: int) -> str:
-    """Describe the holder of a lock, process *pid*: its command, and what it waits for."""
+    """Return a description of process *pid*, the holder of a lock: its command, and what it waits for."""
     return look(pid)[0]
 
 
 def look(pid: int) -> tuple[str, bool]:
-    """Describe process *pid*, and whether it is stopped."""
+    """Return a description of process *pid*, and whether it is stopped."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
@@ -119,7 +122,7 @@ def look(pid: int) -> tuple[str, bool]:
 @contextmanager
 def held(name: str, what: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
     """
-    Hold the lock *name* of *what*. After `SAID_AFTER_S`, report the process that holds it.
+    Hold the lock *name* of *what*. While another process holds it for longer than `SAID_AFTER_S`, report that process.
 
     Raises `LaunchError` if its holder is stopped for `STOPPED_S`: the wait would never end.
     """

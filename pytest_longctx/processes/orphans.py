@@ -1,5 +1,5 @@
 """
-Find and end processes that a killed run has left.
+Find and end the processes that a killed run has left.
 
 A supervisor ends all descendants of its engine. If it is itself killed with SIGKILL, workers in their own sessions
 survive. Each of them has the mark of its engine in its environment. A lock shows whether the run that started the
@@ -24,7 +24,7 @@ _GONE_S: Final = 5.0
 
 
 class Mark:
-    """The mark of one engine, valid until `release`."""
+    """The mark in the environment of one engine's processes, valid until `release`."""
 
     def __init__(self) -> None:
         self.text = secrets.token_hex(16)
@@ -34,11 +34,11 @@ class Mark:
             time.sleep(0.01)
 
     def marked(self) -> list[int]:
-        """Processes of this engine that still run."""
+        """Return the ids of the engine's processes that still run."""
         return list(_marked(self.text))
 
     def release(self) -> list[int]:
-        """End the remaining processes of the engine. Return those that could not be ended."""
+        """End the remaining processes of the engine, and return those that could not be ended."""
         if self._lock < 0:
             return []
         left = _end(self.text)
@@ -69,7 +69,7 @@ def _marked(mark: str) -> Iterator[int]:
 
 
 def _end(mark: str) -> list[int]:
-    """Kill every orphan with *mark*, until none is left or `_GONE_S` has passed. Return the remaining ones."""
+    """Kill every orphan with *mark*, until none is left or `_GONE_S` has passed, and return the remaining ones."""
     end_s = time.monotonic() + _GONE_S
     while left := list(_marked(mark)):
         for pid in left:

@@ -42,7 +42,10 @@ class Progress:
         return f": {', '.join(parts)}, {duration(self.elapsed_s)} of {limit}"
 
     def fitted(self, columns: int) -> str:
-        """Return the line cut to *columns*, so that it can be overwritten. The figures are kept at the end."""
+        """
+        Return the progress as a line of at most *columns* characters, which can be overwritten. The figures at the end
+        are kept.
+        """
         room = columns - len(self._rest)
         if room >= len(self.what):
             return str(self)
@@ -54,12 +57,13 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def no_progress(progress: Progress) -> None:
-    """Ignore the progress."""
+    """Ignore the progress: the default of functions that report progress."""
 
 
 def wait_until(look: Callable[[], T], timeout_s: float, every_s: float = 0.1, done: Callable[[T], object] = bool) -> T:
     """
-    Call *look* every *every_s* until *done* accepts its value or *timeout_s* has passed. Return its last value.
+    Call *look* every *every_s* seconds until *done* accepts its value or *timeout_s* has passed, and return the last
+    value.
 
     *look* is called at least once, and once more after the last pause.
     """

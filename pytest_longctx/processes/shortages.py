@@ -1,4 +1,4 @@
-"""Recognise an error that this process causes itself: no memory, file descriptors or threads are left."""
+"""Recognise errors that this process causes itself because it has no memory, file descriptors or threads left."""
 
 import errno
 from typing import Final
@@ -11,8 +11,8 @@ _OWN: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 def own_trouble(problem: BaseException | None) -> str:
     """
-    Explain how *problem* comes from this process (no memory, file descriptors or threads left); else empty. It says
-    nothing about a server.
+    Return which resource this process has run out of, if that caused *problem* (memory, file descriptors or threads);
+    else empty.
     """
     seen: set[int] = set()
     while problem is not None and id(problem) not in seen:

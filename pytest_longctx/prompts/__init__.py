@@ -1,5 +1,5 @@
 """
-Prompts of an exact length, with one module for each kind.
+Prompts of an exact token count, with one module for each kind of prompt.
 
     factory    the object a test uses: prompt(10_000), prompt.natural("1M"), prompt.text("1M")
     token_ids  prompts as token ids and JSON; prompts with a common prefix

@@ -29,15 +29,14 @@ _SUM_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class TokenCache:
-    """Cache folder with a size limit of about *limit_bytes*."""
+    """A cache folder with a size limit of about *limit_bytes*."""
 
     folder: Path
     limit_bytes: int = 2 * GiB
 
     def fetch(self, what: dict[str, str | int], build: Callable[[], Bytes]) -> Bytes:
         """
-        Return the cached tokens of *what*, memory-mapped. *build* creates the entry if it is missing or
-        damaged.
+        Return the cached tokens of *what*, memory-mapped. If the entry is missing or damaged, *build* makes it.
 
         If the folder is not writable, the entry is built each time.
         """
@@ -96,7 +95,7 @@ class TokenCache:
 
 
 def _read(path: Path) -> Bytes | None:
-    """Return the bytes of the token cache's entry at *path*, or ``None`` if there is no complete entry."""
+    """Return the bytes of the token cache's entry at *path*; ``None`` without a complete entry."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         os.utime(path)

@@ -1,4 +1,4 @@
-"""A fact hidden in a chat: one user message of text with the fact at a given depth and the question at its end."""
+"""A fact hidden in a chat: one user message of text with the fact at a given depth, and the question at the end."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ from pytest_longctx.prompts.tokenizer import ModelTokenizer
 _NEAR_CHARS = 1024
 """Maximum distance in characters by which a fact is moved to the end of a sentence."""
 _LEAST_REST = 32
-"""Tokens of text after the fact, unless it is at the end. With fewer, the exact length may not exist."""
+"""Fewest tokens of text after a fact that is not at the end. With fewer, the exact length may not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class _From:
-    """The text of *source* without its first *skip* characters."""
+    """A source of text: *source* without its first *skip* characters."""
 
     source: Source
     skip: int
 
     @property
     def digest(self) -> str:
-        """Identifier: the identifier of the source, and the place in the source where this text begins."""
+        """Identifier of this text: that of the source, and the place in the source where this text begins."""
         return f"{self.source.digest}-from-{self.skip}"
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Return the opening of one prompt."""
+        """Return the source's opening of one prompt."""
         return self.source.opening(rng)
 
     def pieces(self) -> Iterator[str]:
-        """Yield the text of the source from that place on."""
+        """Yield the text of the source after the skipped characters."""
         left = self.skip
         for piece in self.source.pieces():
             yield piece[left:]
@@ -53,7 +53,7 @@ def messages(
     context: int | None = None,
 ) -> tuple[tuple[Message, ...], float]:
     """
-    Hide *needle* at *depth* in one user message that renders to exactly *tokens* tokens, and return it with the actual depth.
+    Return one user message with *needle* near *depth* that renders to exactly *tokens* tokens, and the actual depth.
 
     The fact follows the nearest end of a sentence. The length is verified as in `text.exact_text`. Raises `PromptError`.
     """

@@ -53,7 +53,7 @@ _SENTENCES = 4096
 
 
 def _table(pattern: str, *columns: list[str]) -> np.ndarray:
-    """Return every combination of *columns* in the pattern of a sentence, so that one lookup gives several words."""
+    """Return every combination of *columns* in the pattern of a sentence, so that one lookup yields several words."""
     phrases = [""]
     for column in columns:
         phrases = [f"{phrase}|{word}" for phrase in phrases for word in column]
@@ -70,10 +70,7 @@ _PHRASES = (
 
 
 def endless(seed: int) -> Iterator[str]:
-    """
-    Yield sentences of filler text in pieces of about 300 kB without end. Each piece ends with a full stop and
-    a space.
-    """
+    """Yield filler sentences without end, in pieces of about 300 kB. Each piece ends with a full stop and a space."""
     rng = np.random.Generator(np.random.PCG64(seed))
     sizes = [table.size for table in _PHRASES]
     while True:
@@ -88,7 +85,7 @@ _READ_CHARS = 1 << 20
 
 
 class Source(Protocol):
-    """Text source that can be read from its beginning any number of times."""
+    """A source of text that can be read from its beginning any number of times."""
 
     @property
     def digest(self) -> str:
@@ -98,23 +95,23 @@ class Source(Protocol):
         """Yield the source's text in pieces of any size. Raises `PromptError`."""
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Return the opening of one prompt, which makes every prompt differ from its first tokens on."""
+        """Return the opening of one prompt, with which every prompt differs from its first tokens on."""
 
 
 def _number(rng: np.random.Generator) -> str:
-    """Return twelve random digits, which fit into the first 16 tokens even if each digit is a token."""
+    """Return twelve random digits, which fit into the first 16 tokens even if each digit is one token."""
     return "".join(str(digit) for digit in rng.integers(0, 10, size=12)) + ". "
 
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """Endless generated sentences. The default source."""
+    """Source of generated sentences without end; the default source."""
 
     seed: int = 0
 
     @property
     def digest(self) -> str:
-        """The seed determines the whole text."""
+        """Identifier of the generated text, which the seed determines."""
         return f"sentences-1-{self.seed}"
 
     def pieces(self) -> Iterator[str]:
@@ -128,14 +125,14 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Endless random words from *words*, for a synthetic tokenizer without English."""
+    """Source of random words from *words* without end, for a synthetic tokenizer without English."""
 
     words: tuple[str, ...]
     seed: int = 0
 
     @classmethod
     def of(cls, vocabulary: ModelTokenizer, low: int, high: int) -> "Words":
-        """Build from the words of a synthetic tokenizer with ids from *low* to *high*, *high* excluded."""
+        """Return a source of the words that a synthetic tokenizer has for the ids from *low* to *high*, *high* excluded."""
         return cls(tuple(vocabulary.rust.id_to_token(each) for each in range(low, high)))
 
     @property
@@ -159,7 +156,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A user's own text in UTF-8. The text is repeated only with *repeat*; otherwise it ends with the file."""
+    """A user's own text in UTF-8. With *repeat*, the text is repeated; otherwise, it ends with the file."""
 
     path: Path
     repeat: bool = False
@@ -201,7 +198,7 @@ class TextFile:
 
 
 def too_short(source: Source, had: int, wanted: int) -> PromptError:
-    """Return the error for a corpus with too few tokens for the prompt. A text is repeated only if *repeat* was set."""
+    """Return the error for a corpus with too few tokens for the prompt."""
     name = source.path if isinstance(source, TextFile) else type(source).__name__
     return PromptError(
         f"the text {name} holds {had:,} tokens; {wanted:,} were asked for\n"

@@ -1,4 +1,4 @@
-"""Prompt factory of a test: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and its tokenizing reader."""
+"""Prompt factory of a test, prompt(10_000), prompt.natural("1M"), prompt.text("1M"), and the reader that tokenizes text."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ _SHOWN_CHARS: Final = 2000
 @dataclass(frozen=True, eq=False)
 class Reader:
     """
-    Tokenizer and text source of a model.
+    The tokenizer and the text source of a model.
 
     *where* is the folder or name of the model, see `tokenizer.load`. *context* is the longest input of the server, if
     known.
@@ -44,7 +44,7 @@ class Reader:
 
     @cached_property
     def vocabulary(self) -> ModelTokenizer:
-        """The tokenizer, loaded on first use. Raises `PromptError`."""
+        """The tokenizer, loaded at its first use. Raises `PromptError`."""
         return tokenizer.load(self.where)
 
     def lead(self, rng: np.random.Generator) -> Ids:
@@ -52,7 +52,7 @@ class Reader:
         return np.concatenate((self.vocabulary.lead, self.vocabulary.ids(self._opening(rng))))
 
     def body(self, tokens: int) -> Ids:
-        """Return the first *tokens* ids of the source. They are the same for every prompt. Raises `PromptError`."""
+        """Return the first *tokens* ids of the source, which are equal for every prompt. Raises `PromptError`."""
         what: dict[str, str | int] = {"kind": "ids", "tokens": tokens, **self._origin}
 
         def build() -> np.ndarray:
@@ -94,7 +94,7 @@ class Reader:
     def needle_messages(
         self, rng: np.random.Generator, needle: Needle, tokens: int, depth: float
     ) -> tuple[tuple[prompt_text.Message, ...], float]:
-        """Return a message of exactly *tokens* tokens that hides *needle*, and where; see `chat_needles.messages`."""
+        """Return a message of exactly *tokens* tokens that hides *needle*, and its depth; see `chat_needles.messages`."""
         render, opening = prompt_text.renderer(self.where), self._opening(rng)
         return chat_needles.messages(
             self.vocabulary, render, self.source, needle, tokens, depth, opening=opening, context=self.context
@@ -138,7 +138,7 @@ class Reader:
 
 class PromptFactory:
     """
-    Factory of prompts of exact length.
+    Factory of prompts of an exact token count.
 
     The prompts depend on *seed* (of the run) and *key* (which distinguishes the questions). Each call of one factory
     returns a new prompt. Two prompts differ from their first block on, so a prefix cache cannot reuse one for the
@@ -167,7 +167,7 @@ class PromptFactory:
         return Prompt(ids, self.seed, self.key)
 
     def constant(self, key: str) -> "PromptFactory":
-        """Return a factory whose prompts depend only on *key*: they are the same in every run and for every question."""
+        """Return a factory whose prompts depend only on *key*, so that they are equal in every run and for every question."""
         return PromptFactory(0, key, self.ordinary_ids, self._make_reader)
 
     def natural(self, tokens: int | str) -> Prompt:
@@ -202,8 +202,8 @@ class PromptFactory:
 
     def text(self, tokens: int | str, *, over: bool = False) -> Text:
         """
-        Return a text that the model's tokenizer encodes to exactly *tokens* tokens, special tokens included. The length
-        is verified.
+        Return a text that the model's tokenizer encodes to exactly *tokens* tokens, special tokens included, after a
+        check of the length.
 
         With *over*, the server is expected to refuse the text, and the text may exceed its character limit.
         """
@@ -212,7 +212,7 @@ class PromptFactory:
         return Text(reader.text(rng, length), length, self.seed, self.key)
 
     def written(self, text: str) -> Text:
-        """Return *text* as a prompt. The model's tokenizer determines its length, including special tokens."""
+        """Return *text* as a prompt, with its length in the tokens of the model's tokenizer, special tokens included."""
         return Text(text, self._reader().vocabulary.count(text, special=True), self.seed, self.key)
 
     def chat(self, tokens: int | str, system: str = "") -> prompt_text.Chat:
@@ -221,11 +221,11 @@ class PromptFactory:
         return prompt_text.Chat(self._reader().messages(rng, length, system), length, self.seed, self.key)
 
     def turns(self, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
-        """Return the turns of one conversation in random ids; see `token_ids.turns`."""
+        """Yield the turns of one conversation in random ids; see `token_ids.turns`."""
         return token_ids.turns(self, first, answer, new, count)
 
     def users(self, document: int, question: int, count: int) -> Iterator[Prompt]:
-        """Return questions of several users on one document in random ids; see `token_ids.users`."""
+        """Yield questions of several users on one document in random ids; see `token_ids.users`."""
         return token_ids.users(self, document, question, count)
 
     def _draw(self, tokens: int | str) -> tuple[int, np.random.Generator]:
@@ -250,7 +250,7 @@ class PromptFactory:
 
 def tokens(count: int | str, seed: int = 0, ordinary_ids: tuple[int, int] = _ORDINARY_IDS) -> Prompt:
     """
-    Make a prompt of exactly *count* random token ids, written 10000 or "128Ki". Raises `PromptError`.
+    Return a prompt of exactly *count* random token ids; *count* is 10000 or "128Ki". Raises `PromptError`.
 
     The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine. Another seed gives another
     prompt.

@@ -54,7 +54,7 @@ class Needle:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
-        """Draw a code of seven digits for one of a hundred things."""
+        """Return a random needle: a code of seven digits for one of a hundred things."""
         thing = f"{rng.choice(MATERIALS)} {rng.choice(OBJECTS)}"
         code = str(rng.integers(1_000_000, 10_000_000))
         question = f" Now a question. What is the code of the {thing}? The code of the {thing} is"
@@ -63,7 +63,7 @@ class Needle:
 
 @dataclass(frozen=True, slots=True)
 class Haystack:
-    """A prompt with its needle; *depth* is the needle's final position, from 0 (start) to 1 (end)."""
+    """A prompt with its needle. *depth* is the needle's place in the prompt, from 0 (start) to 1 (end)."""
 
     prompt: Sendable
     needle: Needle
@@ -74,8 +74,8 @@ def hide(
     vocabulary: ModelTokenizer, needle: Needle, lead: Ids, hay: Ids, tokens: int, depth: float
 ) -> tuple[Ids, float]:
     """
-    Hide a needle: build a prompt of *tokens* from *lead*, *hay*, the fact and the final question, and return
-    it with the position of the fact.
+    Return a prompt of *tokens* with a needle, made from *lead*, *hay*, the fact and the final question, and the
+    position of the fact.
 
     The fact follows the nearest end of a sentence within 256 tokens. Raises `PromptError`.
     """
@@ -102,8 +102,8 @@ def _between_sentences(vocabulary: ModelTokenizer, hay: Ids, wanted: int) -> int
 
 def score(answer: str, expected: str) -> bool:
     """
-    Return whether *answer* contains the needle's code as a separate number. Commas and spaces between its digits are
-    ignored.
+    Return whether *answer* contains the needle's code as a separate number. Commas and spaces between its digits do not
+    count.
 
     >>> score("It is 4,821,937.", "4821937"), score("48219370", "4821937")
     (True, False)
@@ -126,7 +126,8 @@ class Repetition:
 
 def repetition(answer: str, times: int = 3) -> Repetition | None:
     """
-    Return the shortest phrase that the answer about a needle repeats at least *times* times in a row, or ``None``.
+    Return the shortest phrase that the answer about a needle repeats at least *times* times in a row; ``None`` without
+    one.
 
     >>> repetition("it is the the the the end")
     Repetition(phrase='the', times=4)

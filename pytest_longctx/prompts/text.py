@@ -25,7 +25,7 @@ _WORD_START = re.compile(r"(?<=\S) (?=\S)")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a text and its ids. The ids exclude the first *skip* characters of the text."""
+    """A part of a text with its ids, which exclude the first *skip* characters of the text."""
 
     text: str = field(repr=False)
     skip: int
@@ -36,8 +36,8 @@ def encoded(
     vocabulary: ModelTokenizer, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
 ) -> Iterator[Piece]:
     """
-    Encode a prompt's text of *chunks* piece by piece, until *tokens* tokens are reached or the text ends. No
-    special tokens are added.
+    Yield the pieces of a prompt's text in *chunks* with their ids, up to *tokens* tokens or the end of the text,
+    without special tokens.
     """
     parts = _cut(vocabulary, chunks, piece_chars or min(_PIECE_CHARS, 4 * _AROUND_CHARS + 8 * tokens), skip)
     done, per_piece = 0, 1.0
@@ -77,8 +77,8 @@ def _cut(vocabulary: ModelTokenizer, chunks: Iterable[str], piece_chars: int, sk
 
 def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int] | None:
     """
-    Return the first place from *start* on at which a prompt's *text* can be cut, and how many characters to omit after
-    it.
+    Return the first place from *start* on at which a prompt's *text* can be cut, and the number of characters to omit
+    there; None without one.
 
     If a tokenizer adds a space before every text, the space at the border must be omitted. Return ``None`` if none of
     the first 32 candidates is valid.
@@ -106,7 +106,7 @@ _JSON_CHARS: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A prompt as text, for endpoints that accept no ids; *tokens* is its verified length."""
+    """A prompt as text, for endpoints that accept no token ids. *tokens* is its verified length."""
 
     path: ClassVar = COMPLETIONS
     member: ClassVar = "prompt"
@@ -138,7 +138,7 @@ class Text:
 
 def character_limit(vocabulary: ModelTokenizer, context: int) -> int:
     """
-    Return the character limit of vLLM (0.32, renderers/params.py) with *context* input tokens. It applies before
+    Return vLLM's limit of characters (0.32, renderers/params.py) for *context* input tokens. The limit applies before
     tokenization.
     """
     return context * vocabulary.longest_token
@@ -192,8 +192,8 @@ def exact_text(
 
 def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
     """
-    Remove the last encoded piece from *done*, keep the part that is certainly needed, and return the rest, which must
-    be cut.
+    Remove the last encoded piece from *done*, add the part of it that is certainly needed, and return the rest, which
+    must be cut.
     """
     last = done.pop()
     reach -= sum(piece.ids.size for piece in done)
@@ -206,7 +206,10 @@ def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
 
 
 def _tail(vocabulary: ModelTokenizer, window: Piece, after: str, wanted: int, tokens: int) -> str:
-    """Return the beginning of *window* that encodes to *wanted* tokens together with *after*. It never ends with a space."""
+    """
+    Return the beginning of *window* that encodes to *wanted* tokens together with *after*. The beginning never ends
+    with a space.
+    """
     encoding = vocabulary.rust.encode(window.text[window.skip :], add_special_tokens=False)
     place = min(max(wanted - vocabulary.count(after), 1), len(encoding)) - 1
     guess = window.skip + encoding.token_to_chars(place)[1]
@@ -235,7 +238,7 @@ _MARK: Final = "longctx stands here"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chat:
-    """Chat messages and their verified length in tokens after rendering."""
+    """Chat messages and their length in tokens, verified after rendering."""
 
     path: ClassVar = "/v1/chat/completions"
     member: ClassVar = "messages"

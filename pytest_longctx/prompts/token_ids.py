@@ -22,7 +22,7 @@ COMPLETIONS = "/v1/completions"
 
 
 class Sendable(Protocol):
-    """Interface of a prompt for a client, whether ids, text or messages: endpoint, length in tokens, and JSON."""
+    """Interface of a prompt that a client can send: endpoint, length in tokens, and JSON."""
 
     path: ClassVar[str]
     member: ClassVar[str]
@@ -40,7 +40,7 @@ class Sendable(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """Token ids and their origin. The same seed, key and length give the same ids on every machine."""
+    """A prompt of token ids, with their origin. Equal seed, key and length give equal ids on every machine."""
 
     path: ClassVar = COMPLETIONS
     member: ClassVar = "prompt"
@@ -76,8 +76,8 @@ class Prompt:
 
 def _decimal_table(largest: int) -> npt.NDArray[np.bytes_]:
     """
-    Return a table whose row i is i in decimal with a comma, left-padded with spaces, which JSON allows, to a fixed
-    width.
+    Return a table whose row i is the number i with a comma, left-padded to a fixed width with spaces, which JSON
+    allows.
     """
     # Rounded up within the same number of digits, because a table for each prompt's largest id would cost more than the prompt.
     return _decimals(min(1 << largest.bit_length(), 10 ** len(str(largest))))
@@ -100,8 +100,8 @@ Draw = Callable[[int], Prompt]
 
 def turns(draw: Draw, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
     """
-    Return *count* turns of one conversation. Each is the previous one, *answer* tokens instead of its answer, and *new*
-    tokens.
+    Yield *count* turns of one conversation. Each contains the previous turn, *answer* tokens in place of its answer,
+    and *new* tokens.
 
     Turn k (from 0) has first + k * (answer + new) tokens. Raises `PromptError`.
     """
@@ -114,7 +114,7 @@ def turns(draw: Draw, first: int, answer: int, new: int, count: int) -> Iterator
 
 
 def users(draw: Draw, document: int, question: int, count: int) -> Iterator[Prompt]:
-    """Return *count* prompts of document + question tokens: the same document, each with a different question."""
+    """Yield *count* prompts of document + question tokens: the same document, each with a different question."""
     _fits(document + question)
     head = draw(document)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Tokenizer of a model. Requires the extra ``[hf]``. Files are downloaded only on request."""
+"""The tokenizer of a model (extra ``[hf]``). Files are downloaded only on request."""
 
 import hashlib
 import importlib
@@ -16,7 +16,7 @@ from pytest_longctx.prompts.token_ids import Ids
 
 @dataclass(frozen=True, eq=False)
 class ModelTokenizer:
-    """A tokenizer of the ``tokenizers`` package, loaded from any kind of file."""
+    """A tokenizer of the ``tokenizers`` package, loaded from any of its file formats."""
 
     rust: Any = field(repr=False)
 
@@ -58,18 +58,18 @@ class ModelTokenizer:
 
     @cached_property
     def unknown(self) -> int | None:
-        """Id of the unknown token, if there is one."""
+        """Id of the unknown token; None if the tokenizer has none."""
         model = json.loads(self._written)["model"]
         found: int | None = model.get("unk_id")
         return self.rust.token_to_id(model["unk_token"]) if model.get("unk_token") else found
 
     def ids(self, text: str, *, special: bool = False) -> Ids:
-        """Return the ids of a short text. They are temporarily a list."""
+        """Return the token ids of a short text. The ids are first a list, which is too large for a long text."""
         return np.array(self.rust.encode(text, add_special_tokens=special).ids, dtype=np.uint32)
 
     def count(self, text: str, *, special: bool = False) -> int:
         """
-        Return the number of tokens of *text*, encoded in one call as a server does. This needs about 600 bytes per
+        Return the number of tokens of *text*, encoded in one call as a server does, at about 600 bytes of memory per
         token.
         """
         return len(self.rust.encode_batch_fast([text], add_special_tokens=special)[0])
@@ -80,7 +80,7 @@ class ModelTokenizer:
 
 
 def needed(name: str) -> Any:
-    """Import the module *name* of the extra ``[hf]``. Raises `PromptError` with the installation command."""
+    """Return the module *name* of the extra ``[hf]``. Raises `PromptError` with the installation command."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -93,8 +93,7 @@ def needed(name: str) -> Any:
 @lru_cache(maxsize=4)
 def load(where: str, *, download: bool = False) -> ModelTokenizer:
     """
-    Load the model's tokenizer from the folder or file *where*, or by model name from the local Hugging Face
-    cache.
+    Return the model's tokenizer from the folder or file *where*, or by model name from the local Hugging Face cache.
 
     The tokenizer is downloaded only with *download*. Raises `PromptError`.
     """

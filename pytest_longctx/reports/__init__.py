@@ -1,1 +1,1 @@
-"""Reports made from a results file. No module here uses live objects of a run."""
+"""Reports, which are made from a results file alone. No module here uses live objects of a run."""

@@ -34,7 +34,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class LengthPoint:
-    """Medians of the cold requests of one length on one deployment. ``None`` means not observed."""
+    """Medians of the cold requests of one length on one deployment; ``None`` if not observed."""
 
     tokens: int
     runs: int
@@ -50,7 +50,7 @@ class LengthPoint:
 
 
 def cold(results: Results) -> dict[str, list[LengthPoint]]:
-    """Analyse a run's cold measurements, for each deployment, sorted by length."""
+    """Return a run's cold measurements for each deployment, sorted by length."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in results.verdicts:
         seen = row["measured"]
@@ -88,7 +88,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def law(readings: Iterable[LengthPoint]) -> Law | None:
-    """Fit the law of TTFT over prompt length to *readings*. Returns ``None`` for fewer than two lengths."""
+    """Return the law of TTFT over prompt length fitted to *readings*; ``None`` for fewer than two lengths."""
     points = [(each.tokens, each.ttft_s) for each in readings]
     return fit(points) if len({tokens for tokens, _ in points}) > 1 else None
 
@@ -98,10 +98,7 @@ _LEFT_OUT: Final = 100
 
 
 def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
-    """
-    Return the largest relative change of each coefficient when one length is left out; empty for fewer than four
-    lengths.
-    """
+    """Return the largest relative change of each coefficient if one length is omitted; empty for fewer than four lengths."""
     if len(readings) < 4:
         return {}
     step = -(-len(readings) // _LEFT_OUT)  # each fit reads all lengths
@@ -126,8 +123,8 @@ def spent_s(results: Results) -> dict[str, float]:
 
 def gather(results: Results) -> dict[CaseKey, Samples]:
     """
-    Gather the samples of every judged case for comparison, and the law of every deployment measured at two
-    lengths or more.
+    Return the samples of every judged case, and the law of every deployment that was measured at two lengths or more,
+    for comparison.
     """
     found: dict[CaseKey, Samples] = {}
     for row in results.verdicts:

@@ -25,7 +25,7 @@ FAILING: Final = ("broken", "unmeasured")
 
 
 class Missed(NamedTuple):
-    """One bound that decides a verdict, as text."""
+    """One bound that decides a verdict, with the figure, as text."""
 
     measure: str
     seen: str
@@ -33,7 +33,7 @@ class Missed(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The identity of a cause: its kind, the deployment, and a detail that keeps unlike causes apart."""
+    """The identity of a cause: its kind, the deployment, and a detail that separates different causes."""
 
     kind: str
     deployment: str
@@ -70,8 +70,7 @@ _MISSED: Final = re.compile(r"([a-z][a-z_0-9 ]*?): (.+?), wanted (.+?)(?=; [a-z]
 
 def missed(why: str) -> list[Missed]:
     """
-    Return the missed bounds that the reason of a verdict names, to find its cause; empty for a reason in
-    other words.
+    Return the missed bounds that the reason of a verdict names, to find its cause; empty if the reason names none.
 
     >>> missed("ttft_s: 4 s, wanted <= 3 s; recovered: 0, wanted exactly 1")
     [Missed(measure='ttft_s', seen='4 s', allowed='<= 3 s'), Missed(measure='recovered', seen='0', allowed='exactly 1')]
@@ -81,18 +80,18 @@ def missed(why: str) -> list[Missed]:
 
 
 def unquoted(why: str) -> str:
-    """Return the reason of a verdict in one line, without the message of the server that it quotes."""
+    """Return the reason of a verdict on one line, without the server's message that it quotes."""
     return _QUOTED.sub("", _flat(why))
 
 
 def _flat(why: str) -> str:
-    """Return the reason of a verdict in one line. Only this part of it is searched."""
+    """Return the first `_LONGEST` characters of the reason of a verdict on one line, to search only this part."""
     return " ".join(why[:_LONGEST].split())
 
 
 def quoted(why: str) -> str:
     """
-    Return the message of the server that the reason of a verdict quotes; empty if it quotes none.
+    Return the server's message that the reason of a verdict quotes; empty if the reason quotes none.
 
     >>> quoted('outcome: dies, wanted serves ("no memory"); predicted to fit')
     'no memory'
@@ -129,13 +128,13 @@ _DERIVED: Final = frozenset({"miscounted_prompts", "miscounted_answers", "ledger
 
 
 def is_derived(why: str) -> bool:
-    """Return whether the reason of a verdict summarises many requests: a single request explains the same cause better."""
+    """Return whether the reason of a verdict summarises many requests, so that a single request explains the cause better."""
     return bool(lines := missed(why)) and lines[0].measure in _DERIVED
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One root cause and the verdicts that it decides, in the order of the run."""
+    """One root cause and the verdicts that follow from it, in the order of the run."""
 
     key: Key
     rows: list[Row] = field(default_factory=list)
@@ -145,9 +144,8 @@ class Cause:
     @property
     def lead(self) -> Row | None:
         """
-        The verdict that is explained in full: the first, or the first whose measure names the cause itself.
-
-        None for a failed boot that no finding needed.
+        The verdict that is explained in full: the first that summarises no other requests, else the first; None for a
+        failed boot that no finding needed.
         """
         return min(self.rows, key=lambda row: is_derived(row["why"])) if self.rows else None
 
@@ -200,7 +198,7 @@ def sentence(it: Key, lines: Sequence[Missed], boot: Row | None = None, message:
 
 
 def _end_of(boot: Row) -> str:
-    """How the failed boot of a cause ended, with the known signature or, without one, the first words of the cause."""
+    """Return how the failed boot of a cause ended: the known signature or, without one, the first words of the cause."""
     outcome = f"it {boot['outcome']}" if boot.get("outcome") else "it was too slow for the time limits of this run"
     cause = dict(explained(boot.get("explained") or "")).get("because", boot.get("said", ""))
     said = boot.get("signature") or (cause or "").partition(";")[0]
@@ -266,8 +264,8 @@ def _severity(cause: Cause) -> tuple[int, bool, int]:
 
 def expected(results: Results) -> Iterator[tuple[Row, Row | None]]:
     """
-    Return the failures that a finding documents, apart from the causes: pairs of verdict and boot, known or
-    required to fail.
+    Yield the failures that a finding documents, apart from the causes: the verdict and its boot (None without one),
+    known or required to fail.
     """
     failed = failed_boots(results)
     for row in results.verdicts:
@@ -277,16 +275,13 @@ def expected(results: Results) -> Iterator[tuple[Row, Row | None]]:
 
 
 def remarks(results: Results) -> list[Row]:
-    """
-    Return the verdicts that hold without a cause of failure but with a remark, such as a wrong prediction of
-    their boot.
-    """
+    """Return the verdicts that hold but have a remark, such as a wrong prediction of their boot."""
     return [row for row in results.verdicts if row["verdict"] == "holds" and row["why"]]
 
 
 def again(header: Row, row: Row) -> str:
     """
-    Return the command that repeats the test of a cause's verdict with the same prompts, from any folder.
+    Return the command that repeats the test of a cause's verdict with the same prompts from any folder.
 
     A merged file has more than one seed.
     """
@@ -299,10 +294,7 @@ def again(header: Row, row: Row) -> str:
 
 
 def _test(header: Row, name: str) -> str:
-    """
-    Return the pytest arguments that select only the test *name*, to repeat it: suite tests by case, other
-    tests by path.
-    """
+    """Return the pytest arguments that select only the test *name*: tests of suites by case, other tests by path."""
     file, _, rest = name.partition("::")
     if paths.suites().joinpath(*Path(file).parts[-2:]).is_file():
         case = rest[rest.find("[") :] if "[" in rest else rest
@@ -316,7 +308,8 @@ _TEXT_AT: Final = 11
 
 def explained(text: str) -> list[tuple[str, str]]:
     r"""
-    Return the rows of an explanation; lines that continue a row, such as those of a log, belong to it.
+    Return the rows of an explanation as pairs of name and text. Lines that continue a row, such as those of a log,
+    belong to its text.
 
     >>> explained("TT-0001 broken: it comes up\n  asked    a boot\n  seen     it dies")
     [('asked', 'a boot'), ('seen', 'it dies')]
@@ -332,8 +325,8 @@ def explained(text: str) -> list[tuple[str, str]]:
 
 def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
     """
-    Return the rows that explain a cause (asked, seen, allowed, because, do, again): from the explanation
-    that its test recorded. Without an explanation they are made from the reason.
+    Return the rows that explain a cause (asked, seen, allowed, because, do, again), from the explanation that its test
+    recorded or, without one, from the reason.
     """
     lead, boot = cause.lead, cause.boot
     text = (boot.get("explained") if boot else lead and lead.get("explained")) or ""
@@ -355,7 +348,7 @@ def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
 
 
 def _from_reason(row: Row) -> Iterator[tuple[str, str]]:
-    """Return the rows that explain a cause from the reason of its verdict, for a results file without explanations."""
+    """Yield the rows that explain a cause from the reason of its verdict, for a results file without explanations."""
     lines = missed(row["why"])
     for line in lines:
         yield "seen", f"{line.measure} {line.seen}"
@@ -368,7 +361,7 @@ def _from_reason(row: Row) -> Iterator[tuple[str, str]]:
 
 def anchor(*parts: str) -> str:
     """
-    Return a link fragment for a cause that stays the same between runs.
+    Return a link fragment for a cause that is stable between runs.
 
     >>> anchor("cause", "prompt count", "tiny 64k")
     'cause-prompt-count-tiny-64k'
@@ -377,7 +370,7 @@ def anchor(*parts: str) -> str:
 
 
 def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Group the verdicts "out of scope" by the condition that the run did not meet; the largest group comes first."""
+    """Return the verdicts "out of scope" by the condition that the run did not meet, the largest group first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(reason(row["why"]), []).append(row)

@@ -1,5 +1,5 @@
 """
-Comparison of two runs by finding, deployment and figure, and its output as Markdown for a pull request or a terminal.
+Compare two runs by finding, deployment and figure, as Markdown for a pull request or as text for a terminal.
 
 A figure counts as changed if its median differs from the baseline's by more than its noise. The noise is taken from the
 repeats, else from the tolerance of the finding, else from `STRAY`.
@@ -43,7 +43,7 @@ MORE_IS_BETTER = ("tokens/s", "requests/s", "GiB/s", "x")
 
 
 class Noise(NamedTuple):
-    """Relative change that does not count as a difference, and the source of that number."""
+    """The relative change that does not count as a difference, and the source of that number."""
 
     share: float
     source: str
@@ -54,7 +54,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Values of one figure of one case in two runs. The measure ``verdict`` has labels instead of figures."""
+    """The values of one figure of one case in two runs. The measure ``verdict`` has labels instead of figures."""
 
     case: CaseKey
     measure: str
@@ -77,7 +77,7 @@ def unit_of(measure: str) -> str:
 
 
 def worse_by(measure: str, before: float, after: float) -> float:
-    """Return by what share *after* is worse than *before*, by the direction of the measure's unit."""
+    """Return the share by which *after* is worse than *before*, by the direction of the measure's unit."""
     if before == after:
         return 0.0
     change = (after - before) / abs(before) if before else float("inf")
@@ -103,7 +103,7 @@ def noise_of(measure: str, *runs: Samples) -> Noise:
 
 
 def _repeated(measure: str, runs: tuple[Samples, ...]) -> Iterator[tuple[list[float], float]]:
-    """Return the values of each compared run that repeated *measure*, and their median."""
+    """Yield the values of each compared run that repeated *measure*, and their median."""
     for run in runs:
         its = run.values.get(measure, [])
         if len(its) >= REPEATS and (middle := median(its)):
@@ -119,7 +119,7 @@ def _tolerated(bound: Mapping[str, Any]) -> float | None:
 
 
 def compare(before: Results, after: Results) -> list[Change]:
-    """Compare every figure of both runs. The verdict of each case comes first."""
+    """Return the comparison of every figure of both runs, with the verdict of each case first."""
     old, new = gather(before), gather(after)
     return [change for case in sorted({*old, *new}) for change in _case(case, old.get(case), new.get(case))]
 
@@ -155,7 +155,7 @@ class Limit(NamedTuple):
 
 def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tuple[Limit, ...]:
     """
-    Parse the limits of deterioration in ``--fail-on``. Raises `UsageError`.
+    Return the limits of deterioration in the text of ``--fail-on``. Raises `UsageError`.
 
     >>> limits("ttft_s:10%, decode_tokens_per_s:5%")
     (Limit(measure='ttft_s', share=0.1), Limit(measure='decode_tokens_per_s', share=0.05))
@@ -174,8 +174,8 @@ def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tu
 
 def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
     """
-    Compare one figure with its limit against the baseline; ``None`` if the baseline lacks it. Measured noise
-    widens the limit.
+    Return the comparison of one figure with its limit; ``None`` if the baseline lacks the figure. Measured noise widens
+    the limit.
     """
     if limit.measure not in old.values:
         return None
@@ -191,17 +191,14 @@ def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Baseline and the allowed deterioration of a run against it."""
+    """The baseline, and the allowed deterioration of a run against it."""
 
     baseline: Mapping[CaseKey, Samples]
     limits: tuple[Limit, ...]
 
     @classmethod
     def of(cls, baseline: Results, text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> "Gate":
-        """
-        Build the gate from a results file and the typed limits. Raises `UsageError` if the file holds none of
-        the figures.
-        """
+        """Return the gate of a results file and the typed limits. Raises `UsageError` if the file has none of the figures."""
         asked, found = limits(text, known), gather(baseline)
         for limit in asked:
             if not any(limit.measure in its.values for its in found.values()):
@@ -211,7 +208,10 @@ class Gate:
         return cls(found, asked)
 
     def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:
-        """Compare one finding on one server with the baseline's limits; empty if the baseline lacks the finding."""
+        """
+        Yield the comparison of one finding on one server with the baseline's limits; nothing if the baseline lacks the
+        finding.
+        """
         old = self.baseline.get(CaseKey(finding, server.get("deployment", "")))
         if old is None:
             return
@@ -250,7 +250,7 @@ _SHOWN = 3
 
 def on_equal_terms(before: Results, after: Results) -> tuple[Results, Results]:
     """
-    Return both runs unchanged for one backend. For two backends, return the findings that both judged, under one
+    Return both runs for a comparison. Runs of two backends are reduced to the findings that both judged, under one
     deployment name.
 
     Raises `UsageError` that lists every differing term.
@@ -291,7 +291,7 @@ def _by_finding(run: Results) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _differing(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Return every term of a comparison not known to be equal in the rows of one finding."""
+    """Yield every term of a comparison that is not known to be equal in the rows of one finding."""
     for rows in (old, new):
         deployments = sorted({row["server"].get("deployment", "") for row in rows})
         if len(deployments) > 1:
@@ -343,7 +343,7 @@ _FACTS = ("engine", "model", "hardware")
 def page(
     before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[CaseKey, Line]]
 ) -> Iterator[str]:
-    """Return the lines of a comparison's page: exceeded limits, changes, and the number of unchanged figures."""
+    """Yield the lines of a comparison's page: exceeded limits, changes, and the number of unchanged figures."""
     counts = Counter(change.word for change in changes)
     yield "## " + ", ".join(f"{counts[word]} {word}" for word in (*_SHOWN_ROWS, "same"))
     yield f"\nBaseline of {before.header['started']}, run of {after.header['started']}."

@@ -1,5 +1,5 @@
 """
-Explanation of a failed verdict or an unserved request, in the same rows as a failed boot.
+Explanation of a failed verdict or an unserved request, in the rows that also explain a failed boot.
 
 The rows are: asked, seen, allowed, because, checked, do, again. The functions are pure: the same evidence gives the same
 text, so the terminal, JUnit XML and annotations agree.
@@ -27,7 +27,7 @@ _MOST_HELD = 6
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Context of the text that neither a verdict nor an exchange contains."""
+    """Context for an explanation that neither a verdict nor an exchange contains."""
 
     deployment: str = ""
     remedy: str = ""
@@ -74,7 +74,7 @@ _WARM = "whether prefix caching is on: the second time, the prompt was not answe
 
 
 def verdict_text(verdict: Verdict, setting: Setting) -> str:
-    """Explain why *verdict* fails its test."""
+    """Return the explanation why *verdict* fails its test."""
     finding, seen = verdict.finding, verdict.observation or Observation(None)
     wanted = None if verdict.word == "unmeasured" else False
     deciding = [] if verdict.reason else [line for line in verdict.lines if line.ok is wanted]
@@ -93,7 +93,7 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def _explained(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> Iterator[Row]:
-    """Return the rows of an explanation that tests with one cause have in common."""
+    """Yield the rows of an explanation that tests with one cause have in common."""
     seen = verdict.observation or Observation(None)
     yield from (
         ("because", "; ".join(filter(None, (_because(seen), *_changes(deciding), verdict.remark)))),
@@ -105,7 +105,7 @@ def _explained(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> 
 
 
 def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit: int | None = None) -> str:
-    """Explain why *exchange* is not a complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
+    """Return why *exchange* is not a complete answer. *seen* is its observation; *limit* is the longest context served."""
     of = f", of {setting.deployment}" if setting.deployment else ""
     came = f"{len(exchange.arrivals_s)} chunks arrived" if exchange.arrivals_s else "no token arrived"
     status = f" with HTTP {exchange.refusal.status}" if exchange.refusal else ""
@@ -131,13 +131,13 @@ def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit
 
 
 def _remedy(exchange: Exchange) -> str:
-    """Return the advice for the way *exchange* ended."""
+    """Return the advice for the ending of *exchange*."""
     outcome = ENDING_OUTCOMES[exchange.ending]
     return _BY_ENDING.get(exchange.ending) or (_BY_OUTCOME.get(outcome, "") if outcome else "")
 
 
 def of_finding(text: str, finding: str, word: str) -> str:
-    """Return the rows that explain one verdict in the *text* of a failed test; empty if there are none."""
+    """Return the rows that explain one verdict in the *text* of a failed test; empty without such rows."""
     lines = iter(text.splitlines())
     headed = any(line.startswith(f"{finding} {word}: ") for line in lines)  # leaves what comes after it
     return "\n".join(takewhile(lambda line: line.startswith("  "), lines)) if headed else ""
@@ -162,7 +162,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _asked(finding: Finding, seen: Observation, deployment: str) -> str:
-    """Explain what was asked: the request that was sent, or the published claim."""
+    """Return what was asked: the request that was sent, or the published claim."""
     of = f", of {deployment}" if deployment else ""
     if finding.on_paper:
         return f"published claim: {finding.source.document}"
@@ -209,7 +209,7 @@ def _seen_and_allowed(verdict: Verdict, deciding: Sequence[Line]) -> Iterator[Ro
 
 
 def _because(seen: Observation) -> str:
-    """Explain the cause of a failure: the server's message and the class of the failure."""
+    """Return the cause of a failure: the server's message and the class of the failure."""
     message = " ".join(seen.said.split())
     kind = "" if seen.kind is None else f"{seen.signature or seen.kind}: {KINDS[seen.kind]}"
     return "; ".join(filter(None, (f'"{_cut(message, 280)}"' if message else "", kind)))
@@ -220,7 +220,7 @@ def _changes(deciding: Sequence[Line]) -> list[str]:
 
 
 def _checked(lines: Sequence[Line], word: Word) -> str:
-    """Explain what was checked: the figures within bounds and, for a broken finding, those not observed."""
+    """Return what was checked: the figures within bounds and, for a broken finding, the figures that were not observed."""
     held = [f"{line.measure} {line.seen}" for line in lines if line.ok]
     more = f" and {len(held) - _MOST_HELD} more" if len(held) > _MOST_HELD else ""
     unseen = [line.measure for line in lines if line.ok is None] if word != "unmeasured" else []
@@ -259,7 +259,7 @@ def _if_meant(table: str, file: str) -> str:
 
 
 def _shorter(exchange: Exchange, limit: int | None) -> str:
-    """Return the length to send instead of a request that exceeds the limit."""
+    """Return advice on the length to send instead of a request that exceeds the limit."""
     if exchange.ending != "refused" or limit is None or exchange.sent_tokens + exchange.asked_tokens <= limit:
         return ""
     least = exchange.sent_tokens + exchange.asked_tokens

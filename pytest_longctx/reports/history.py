@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 class HistoryPoint(NamedTuple):
     """
-    Value of a figure in one run; *bad* if worse than the baseline by more than its noise, or if its finding did not
+    The value of a figure in one run. *bad*: worse than the baseline by more than the noise, or the finding did not
     hold.
     """
 
@@ -53,7 +53,7 @@ class Trend:
 
     @property
     def first_bad(self) -> str | None:
-        """The run from which on every value is bad; ``None`` if the last value is good."""
+        """The first run of the bad runs at the end; ``None`` if the last value is good."""
         streak = list(takewhile(lambda reading: reading.bad, reversed(self.readings)))
         return streak[-1].run if streak else None
 
@@ -66,10 +66,7 @@ class Trend:
 
 
 def add(store: Path, results: Path) -> str:
-    """
-    Store *results* in the history and return the run's name. The same file added twice is one run. Raises
-    `ResultsError`.
-    """
+    """Store *results* in the history, once for each file, and return the run's name. Raises `ResultsError`."""
     found = read_results(results)
     content = results.read_bytes()
     stamp = re.sub(r"[^0-9]", "", found.header["started"])[:14]
@@ -80,7 +77,7 @@ def add(store: Path, results: Path) -> str:
 
 
 def set_baseline(store: Path, name: str) -> Path:
-    """Make the stored run *name* the baseline of the history. Raises `ResultsError`."""
+    """Make the stored run *name* the baseline of the history, and return the baseline's path. Raises `ResultsError`."""
     known = [path.stem for path in _files(store)]
     if name not in known:
         raise ResultsError(f"{store}: {unknown('run', name, known)}")
@@ -102,7 +99,7 @@ def _files(store: Path) -> list[Path]:
 
 
 def trends(store: Path, measure: str, finding: str | None = None) -> Iterator[Trend]:
-    """Return the trend of *measure* for every case, against the baseline or, if none is set, the first run."""
+    """Yield the trend of *measure* for every case, against the baseline or, without one, the first run."""
     kept = runs(store)
     baseline = gather(read_results(store / BASELINE)) if (store / BASELINE).exists() else {}
     for case in sorted({case for run in kept for case in run.cases}):

@@ -1,5 +1,6 @@
 """
-Completion of the JUnit XML that pytest has written: stable class names, the explanation of a failure, and properties of a suite.
+Complete the JUnit XML that pytest has written: stable class names, the explanation of a failure, and properties of a
+suite.
 
 A dashboard that groups by class name would otherwise start anew wherever the suites are installed.
 """
@@ -55,7 +56,7 @@ def complete(path: Path, notes: Mapping[Test, str], *, of_suite: bool) -> None:
 
 def stable(classname: str) -> str:
     """
-    Return the JUnit XML class name of a suite's test, stable wherever the suites are; any other class name
+    Return a class name of JUnit XML that is stable wherever the suites are installed. Class names of other tests stay
     unchanged.
 
     >>> stable("site-packages.pytest_longctx.suites.limits.test_hang"), stable("tests.test_mine")

@@ -1,4 +1,4 @@
-"""`longctx diagnose`: report the state of a server from its log."""
+"""``longctx diagnose``: report the state of a server from its log."""
 
 import argparse
 import gzip
@@ -40,7 +40,7 @@ _SAYS: Final[Mapping[State, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """One log: the engine, the state of its server, and the diagnosis of a failure."""
+    """The report on one log: the engine, the state of its server, and the diagnosis of a failure."""
 
     name: str
     engine: str | None
@@ -56,7 +56,7 @@ class LogReport:
         return self.state in ("failed", "impaired")
 
     def lines(self) -> Iterator[str]:
-        """Return the lines of the log report for a terminal."""
+        """Yield the lines of the log report for a terminal."""
         version = self.reading.words.get("engine_version", "of unknown version")
         engine = f"{self.engine} {version}" if self.engine else "an engine that is not recognised"
         yield f"{self.name}: {engine}: {_SAYS[self.state]}"
@@ -88,7 +88,7 @@ class LogReport:
         yield f"  try      {found.remedy}"
 
     def _source(self, signature: str) -> str:
-        """Source of the log line of *signature*: engine source, public report or measured boot."""
+        """Return the source of the log line of *signature*: engine source, public report or measured boot."""
         return next((each.source for each in self.reading.catalogue.signature if each.id == signature), "")
 
     def _earlier(self) -> Iterator[Any]:
@@ -96,7 +96,7 @@ class LogReport:
             yield from (boot for boot in boots if boot is not self.reading.boot)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the log report as JSON, for programs."""
+        """Return the log report as JSON data."""
         found, reading = self.found, self.reading
         cause = reading.cause
         return {
@@ -144,8 +144,8 @@ def add(subcommands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """
-    Report on the given logs; returns 0 if the server is healthy or has not failed so far, 1 if it failed, 2
-    if a log cannot be read.
+    Report on the given logs. Return 0 if the server is healthy or has not failed so far, 1 if it failed, 2 if a log
+    cannot be read.
     """
     known = backends.catalogues()
     if given.engine is not None and given.engine not in known:
@@ -171,7 +171,7 @@ def run(given: argparse.Namespace) -> int:
 def report(
     name: str, known: Mapping[str, Catalogue], evidence: Evidence, engine: str | None = None, version: str | None = None
 ) -> LogReport:
-    """Report on the log *name*. Raises `UsageError` if it is not a log."""
+    """Return the report on the log *name*. Raises `UsageError` if the file is not a log."""
     with _opened(name) as source:
         first = source.read(4 * _CHUNK_BYTES)
         if not first:
@@ -193,8 +193,8 @@ def catalogue_of(backend: str) -> str:
 
 def documented(engine: str | None, found: Diagnosis | None) -> tuple[Finding, ...]:
     """
-    Return the shipped findings that document the failure *found* in a log of *engine*: same signature, and same phase
-    if they name one.
+    Return the shipped findings that document the failure *found* in a log of *engine*: with its signature, and with its
+    phase if they name one.
     """
     if found is None or found.signature is None:
         return ()
@@ -229,7 +229,7 @@ def _texts(name: str) -> Iterator[str]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """Return the log *name* opened as bytes, decompressed if necessary. Raises `UsageError`."""
+    """Yield the log *name*, opened as bytes and decompressed if necessary. Raises `UsageError`."""
     if name == "-":
         yield sys.stdin.buffer
         return

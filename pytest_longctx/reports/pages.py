@@ -1,4 +1,4 @@
-"""Markdown pages made from data files: findings and signatures."""
+"""Markdown pages of the documentation, made from data files: findings and signatures."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ _MADE = "<!-- Made by `longctx findings`. Edit the TOML files, not this page. --
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     r"""
-    Return the lines of a Markdown table for a page; a pipe in a cell does not end the cell.
+    Yield the lines of a Markdown table for a page, in which a pipe in a cell does not end the cell.
 
     >>> list(markdown_table(("a", "b"), [("1|2", "3")]))
     ['| a | b |', '| --- | --- |', '| 1\\|2 | 3 |']
@@ -33,8 +33,8 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterat
 
 def pages(found: Iterable[Finding]) -> dict[str, str]:
     """
-    Return every Markdown page of findings by file name, including the index. The project's own findings share
-    one page.
+    Return every Markdown page of findings by file name, with the index. All of the project's own findings share one
+    page.
     """
     by_document: dict[str, list[Finding]] = {}
     for finding in sorted(found, key=lambda finding: finding.id):
@@ -44,7 +44,7 @@ def pages(found: Iterable[Finding]) -> dict[str, str]:
 
 
 def title_of(finding: Finding) -> str:
-    """Return the title of a finding's page: its source document; the project's own findings have one title."""
+    """Return the title of a finding's page: the source document, or one title for all of the project's own findings."""
     own = finding.source.document.startswith("docs/")
     return "This project's own laws and measurements" if own else finding.source.document
 

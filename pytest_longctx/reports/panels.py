@@ -24,7 +24,7 @@ LAW_LENGTHS = 3
 LENGTHS_APART = 1.5
 """Ratio from which two lengths count as two."""
 LAW_WITHIN = 0.25
-"""Most relative error of a law at any of its lengths."""
+"""Largest relative error that a plotted law may have at any of its lengths."""
 _MOST_CHARTS = 12
 """Deployments whose times are drawn; the table has all."""
 _MOST_BOOTS = 8
@@ -32,7 +32,7 @@ _MOST_BOOTS = 8
 
 
 def timeline(results: Results) -> Iterator[Panel]:
-    """Panel of boots and requests over time, with the idle time."""
+    """Yield the panel of boots and requests over time, with the idle time; nothing without data."""
     booted = [
         (one.get("deployment", ""), one["started_s"], one["started_s"] + one["seconds"], 0)
         for one in results.boots
@@ -78,7 +78,7 @@ Points = list[tuple[float, float]]
 
 
 def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Panel of vitals: each gauge over the time of the run as one small chart, with the logged notices."""
+    """Yield the panel of vitals: each gauge over the time of the run as one small chart, with the logged notices."""
     gauges: dict[str, dict[str, dict[int | None, Points]]] = {}
     for one in rows:
         for name, value in one["figures"].items():
@@ -126,10 +126,7 @@ def _summary(values: Sequence[float]) -> tuple[str, ...]:
 
 
 def _stretches(by_deployment: dict[str, dict[int | None, Points]], zero: float) -> Iterator[Series]:
-    """
-    Return the plotted series of a gauge: one for each deployment, or the highest and the lowest of several
-    devices.
-    """
+    """Yield the plotted series of a gauge: one for each deployment, or the highest and the lowest of several devices."""
     most = max(_MOST_POINTS // max(len(by_deployment), 1), 2)
     for its in by_deployment.values():
         if len(its) == 1:
@@ -145,8 +142,8 @@ def _stretches(by_deployment: dict[str, dict[int | None, Points]], zero: float) 
 
 def _thinned(points: Points, zero: float, pick: Callable[..., Any], most: int) -> tuple[tuple[float, float], ...]:
     """
-    Thin the plotted points of a gauge to the chart's resolution. Each stretch keeps its most extreme value,
-    so peaks stay visible.
+    Return the plotted points of a gauge at the chart's resolution. Each stretch keeps its most extreme value, so peaks
+    stay visible.
     """
     step = -(-len(points) // most)
     stretches = (points[i : i + step] for i in range(0, len(points), step))
@@ -155,7 +152,7 @@ def _thinned(points: Points, zero: float, pick: Callable[..., Any], most: int) -
 
 def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
     """
-    Panel of retrieval: at which depths of the prompt the hidden facts were found, one row for each deployment
+    Yield the panel of retrieval: at which depths of the prompt the hidden facts were found, one row for each deployment
     and length.
     """
     found: dict[tuple[str, int], dict[int, list[float]]] = {}
@@ -196,7 +193,10 @@ _LEAST_NATS = 1e-12
 
 
 def drift(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Panel of drifts: how far the predictions of each pair of deployments are apart, over the distance from the start."""
+    """
+    Yield the panel of drifts: how far the predictions of each pair of deployments differ, over the distance from the
+    start.
+    """
     pairs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for one in sorted(rows, key=lambda each: each["from_tokens"]):
         pairs.setdefault((one.get("deployment", ""), one.get("against", ""), one.get("finding", "")), []).append(one)
@@ -232,7 +232,7 @@ _TOKENS = Axis("prompt tokens", log=True)
 
 
 def panels(results: Results) -> Iterator[Panel]:
-    """Return every panel that *results* has data for, in reading order."""
+    """Yield every panel for which *results* has data, in reading order."""
     yield from _lengths({name: its for name, its in analysis.cold(results).items() if len(its) > 1})
     yield from _memory(results.boots)
     yield from retrieval(results.retrievals)
@@ -270,7 +270,10 @@ def _lengths(measured: Mapping[str, Sequence[LengthPoint]]) -> Iterator[Panel]:
 
 
 def _fitting(readings: Sequence[LengthPoint]) -> Law | None:
-    """Return the law to plot through *readings*; ``None`` if they are too few, or if the law describes them badly."""
+    """
+    Return the law to plot through *readings*; ``None`` if there are too few readings, or if the law describes them
+    badly.
+    """
     whole = analysis.law(readings) if _lengths_apart(readings) >= LAW_LENGTHS else None
     if whole is None or whole.linear_s + 2 * whole.quadratic_s * readings[-1].tokens < 0:
         return None  # a longer prompt would be faster
@@ -278,7 +281,10 @@ def _fitting(readings: Sequence[LengthPoint]) -> Law | None:
 
 
 def _lengths_apart(readings: Sequence[LengthPoint]) -> int:
-    """Count the plotted lengths at least `LENGTHS_APART` apart: two close ones determine no more than one."""
+    """
+    Return the number of plotted lengths that are at least `LENGTHS_APART` apart, because two close lengths determine no
+    more than one.
+    """
     count, last = 0, 0.0
     for each in readings:
         if each.tokens >= last * LENGTHS_APART:
@@ -325,7 +331,7 @@ def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
 LOGGED_TERMS = {"weights": "weights_gib", "KV pool": "kv_available_gib", "KV cache of one request": "kv_needed_gib"}
 """The figure of a log that a predicted term is compared with."""
 _PART_OF_POOL = "KV cache of one request"
-"""This part is not stacked, because it is a part of the pool."""
+"""The term that is not stacked, because it is a part of the pool."""
 _FAILED = "allocation that failed"
 
 
@@ -358,7 +364,7 @@ def _pair(
     name: str, predicted: Sequence[tuple[str, float]], logged: Sequence[tuple[str, float]], kinds: list[str]
 ) -> Iterator[tuple[float, Bar]]:
     """
-    Return the memory plot's two stacked bars of one boot, and their largest difference at a common term, as a
+    Yield the two stacked bars of one boot in the memory plot, and their largest difference at a common term, as a
     share.
     """
     upper, lower = (

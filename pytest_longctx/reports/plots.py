@@ -1,4 +1,4 @@
-"""Plots and tables as values, independent of the output format; `svg` and `png` draw them."""
+"""Plots and tables as values, independent of the output format. `svg` and `png` draw them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Parts below each other over a common x axis; *small* leaves out the legend and most of the frame."""
+    """Parts below each other over a common x axis. *small* omits the legend and most of the frame."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class Chart:
 
 
 class Segment(NamedTuple):
-    """Part of a bar. *kind* is its index in the `kinds` of the chart."""
+    """A part of a bar. *kind* is its index in the `kinds` of the chart."""
 
     start: float
     length: float
@@ -71,7 +71,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Map of shares from 0 to 1: one row of cells below its label and its text. ``None`` means not observed."""
+    """Map of shares from 0 to 1: one row of cells for each label and text. ``None`` means not observed."""
 
     name: str
     title: str
@@ -94,7 +94,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One part of a report. *key* is its anchor, which stays the same between runs; *folded* hides it at first."""
+    """One part of a report. *key* is its anchor, stable between runs; *folded* hides the panel at first."""
 
     title: str
     note: str
@@ -106,7 +106,7 @@ class Panel:
 
 def short(value: float) -> str:
     """
-    Format a number for the axis of a plot.
+    Return a number as text for the axis of a plot.
 
     >>> short(65536), short(10_000_000), short(0.05), short(0)
     ('65.5k', '10M', '0.05', '0')

@@ -1,5 +1,5 @@
 """
-Record of one verdict by name, and its conversion to and from JUnit properties.
+The record of one verdict by name, and its conversion to and from JUnit properties.
 
 Rows of the results file, such as a boot, travel beside the properties, under `ROWS`: readers of JUnit do not show JSON.
 """
@@ -35,7 +35,7 @@ _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recorded verdict."""
+    """One recorded verdict, as its JUnit properties contain it."""
 
     finding: str
     verdict: str
@@ -49,7 +49,7 @@ class Entry:
     bounds: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
     """Bounds of each figure as written in the finding: reference, tolerance, at_most."""
     measured_by: str = ""
-    """The tool that measured, if it was not this package's own client."""
+    """The tool that measured; empty for this package's own client."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     """The judged server: deployment and its configuration, engine, model, hardware, launcher, seed."""
@@ -66,13 +66,13 @@ class Entry:
 
 
 def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Return the judged server as property pairs."""
+    """Yield the judged server as property pairs."""
     for name, value in facts.items():
         yield f"{_STEM}server.{name}", value
 
 
 def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """Return one verdict as property pairs. Figures that were not observed are omitted."""
+    """Yield one verdict as property pairs, without figures that were not observed."""
     finding, seen = verdict.finding, verdict.observation
     source = finding.source
     entry = Entry(
@@ -95,7 +95,7 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Return a recorded verdict as property pairs. Missing fields are omitted."""
+    """Yield a recorded verdict as property pairs, without missing fields."""
     stem = f"{_STEM}{entry.finding}"
     yield FINDING, entry.finding
     for name in _WORDS:
@@ -110,16 +110,16 @@ def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
 
 def again_pair(finding: str, why: str) -> tuple[str, str]:
     """
-    Return the reason why an earlier verdict on *finding* was not taken over. It is a separate pair because the verdict
-    follows later.
+    Return the reason why an earlier verdict on *finding* was not reused, as a property pair. The pair is separate
+    because the verdict follows later.
     """
     return f"{_STEM}again.{finding}", why
 
 
 def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str]]:
     """
-    Return the verdict of a results *row* as property pairs, for a later run that keeps this verdict. *since* is
-    the start of the run that judged it.
+    Yield the verdict of a results *row* as property pairs, for a later run that keeps the verdict. *since* is the start
+    of the run that judged it.
     """
     known = {each.name for each in fields(Entry)}
     kept = {name: value for name, value in row.items() if name in known}
@@ -147,15 +147,12 @@ def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> tuple[str, str]:
-    """
-    Return depth and score of every needle of one prompt as one property pair, because a prompt can hide 64
-    needles.
-    """
+    """Return depth and score of every needle of one prompt as one property pair. A prompt can have 64 needles."""
     return _FOUND, json.dumps({"deployment": deployment, "prompt_tokens": prompt_tokens, "places": places})
 
 
 def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
-    """Return every needle position in the property *pairs*."""
+    """Yield every needle position in the property *pairs*."""
     for prompt in rows(_FOUND, pairs):
         for depth, score in prompt["places"]:
             rest = {name: prompt[name] for name in ("deployment", "prompt_tokens")}

@@ -1,4 +1,4 @@
-"""Writing, reading and merging of ``results.jsonl`` files."""
+"""Write, read and merge ``results.jsonl`` files."""
 
 import json
 import os
@@ -24,7 +24,7 @@ KINDS = tuple(rows.BETWEEN)
 
 
 class Writer:
-    """Writer of one run's file. It writes line by line, so that an aborted run loses no measurement."""
+    """Writer of one run's results file, line by line, so that an aborted run loses no measurement."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any], resumes: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,12 +87,12 @@ class Writer:
         self._file.close()
 
     def place(self) -> Path:
-        """Return the current path of this run's results file: a later run in the same folder renames it."""
+        """Return the current path of this run's results file, because a later run in the same folder renames the file."""
         files = (self.path, *self.path.parent.glob("results.*.jsonl"))
         return next((path for path in files if path.exists() and path.stat().st_ino == self._id), self.path)
 
     def drop(self) -> None:
-        """Close the results file without a footer, which marks the run as interrupted."""
+        """Close the results file without a footer. The missing footer marks the run as interrupted."""
         with suppress(OSError):
             self._file.close()
 
@@ -102,7 +102,7 @@ class Writer:
 
 
 def _new(path: Path) -> TextIO | None:
-    """Create the results file at *path*; None if there is one already."""
+    """Create the results file at *path*, and return it; None if the file already exists."""
     try:
         return path.open("x", encoding="utf-8")
     except FileExistsError:
@@ -140,8 +140,7 @@ def write(results: Results, path: Path) -> None:
 
 def begun(path: Path) -> list[dict[str, Any]]:
     """
-    Return every row of the results file at *path*, header first, even if the run did not finish. Raises
-    `ResultsError`.
+    Return every row of the results file at *path*, header first, even of an unfinished run. Raises `ResultsError`.
 
     An incomplete last line, as a killed run leaves it, is dropped.
     """
@@ -149,7 +148,10 @@ def begun(path: Path) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path) -> Results:
-    """Read the results file at *path*. Raises `ResultsError` if it is not one or is incomplete."""
+    """
+    Return the content of the results file at *path*. Raises `ResultsError` if the file is no results file, or is
+    incomplete.
+    """
     path = Path(path)
     found = _rows(path)
     if found[-1].get("kind") != "footer":
@@ -177,7 +179,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: bytes) -> Any:
-    """Parse one line of a results file. Raises `ValueError`, also for nesting deeper than the stack."""
+    """Return the value of one line of a results file. Raises `ValueError`, also for nesting deeper than the stack."""
     try:
         return json.loads(line)
     except RecursionError:
@@ -186,8 +188,8 @@ def _parsed(line: bytes) -> Any:
 
 def _checked(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    Check the rows *found* in a results file, the header last because a wrong row explains more, and return
-    them with plain text.
+    Return the rows *found* in a results file with plain text, after a check. The header is checked last, because a
+    wrong row explains more.
     """
     for number, row in (*enumerate(found[1:], 2), (1, found[0])):
         rows.check(path, number, row)
@@ -200,7 +202,7 @@ _SAME = ("backend", "launcher", "hardware", "conditions")
 
 def merge(parts: Mapping[str, Results]) -> Results:
     """
-    Merge the results *parts*, given by name, into one run.
+    Return the results *parts*, given by name, merged into one run.
 
     Raises `ResultsError` if their conditions differ, if they share a case, or if they are not all shards of one split.
     """

@@ -1,5 +1,5 @@
 """
-Verdicts of an earlier, possibly aborted, run and the check which of them are still valid.
+Verdicts of an earlier, possibly aborted, run, and the check whether they are still valid.
 
 A verdict is valid if everything it depends on is unchanged: the text of the finding and of the deployment, the engine, the
 model, the hardware and the options of the run. Cases that were not measured, and cases that need no server, are judged
@@ -27,13 +27,16 @@ _SETTLED_BY_BOOT = ("engine", "model")
 
 
 def conditions(*, longctx: str, launcher: str, load: str, fail_on: str, baseline: Path | None) -> dict[str, str]:
-    """Return the conditions that a resumed run compares: the options that all verdicts depend on, as stored in the header."""
+    """
+    Return the conditions that a resumed run compares: the options on which all verdicts depend, as stored in the
+    header.
+    """
     content = hashlib.sha256(baseline.read_bytes()).hexdigest()[:12] if baseline else ""
     return {"longctx": longctx, "launcher": launcher, "load": load, "fail_on": fail_on, "baseline": content}
 
 
 class Now(NamedTuple):
-    """Current values of everything a verdict depends on. Engine and model may be unknown before a boot."""
+    """Current values of all facts on which a verdict depends. Engine and model may be unknown before a boot."""
 
     content: str
     """Hash of the finding."""
@@ -49,7 +52,7 @@ class Now(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Earlier verdict and the changes since. The verdict is valid if there are none."""
+    """An earlier verdict and the changes since. Without changes, the verdict is valid."""
 
     row: Row
     since: str
@@ -58,7 +61,7 @@ class Standing(NamedTuple):
 
 
 class File(NamedTuple):
-    """Index of one results file, for direct access to everything that belongs to a verdict."""
+    """Index of one results file, for direct access to all rows that belong to a verdict."""
 
     header: Row
     whole: bool
@@ -69,7 +72,7 @@ class File(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "File":
-        """Build the index of an earlier run's results file from its rows, header first."""
+        """Return the index of an earlier run's results file from its rows, header first."""
         verdicts: dict[tuple[str, str, str], Row] = {}
         beside: dict[str, list[Row]] = {}
         for row in rows[1:]:
@@ -94,12 +97,12 @@ class Earlier(NamedTuple):
 
     @property
     def seed(self) -> int | None:
-        """Seed of the earlier run."""
+        """Seed of the earlier run; None if not recorded."""
         found = self.files[0].header.get("seed")
         return found if isinstance(found, int) else None
 
     def standing(self, test: str, finding: str, now: Now) -> Standing | None:
-        """Return the earlier verdict on *finding* in *test*, or ``None`` if there is none that can be taken over."""
+        """Return the earlier verdict on *finding* in *test*; ``None`` if the earlier run has none that can be reused."""
         key = (test, finding, now.facts["deployment"])
         file = next((each for each in self.files if key in each.verdicts), None)
         if file is None:
@@ -108,7 +111,7 @@ class Earlier(NamedTuple):
         return Standing(row, file.header["started"], tuple(_changes(row, file.header, now)))
 
     def with_its_own(self, test: str, finding: str, deployment: str) -> Iterator[Row]:
-        """Return an earlier verdict as written, preceded by the other rows of its server and its test."""
+        """Yield an earlier verdict as written, after the other rows of its server and its test."""
         key = (test, finding, deployment)
         for file in self.files:
             if key in file.verdicts:
@@ -139,8 +142,7 @@ def _changes(row: Row, header: Row, now: Now) -> Iterator[str]:
 
 def read(place: Path) -> Earlier | None:
     """
-    Read the earlier run to resume at *place*, a results file or its folder. Returns ``None`` for a folder
-    without a run.
+    Return the earlier run to resume at *place*, a results file or its folder; ``None`` for a folder without a run.
 
     Raises `UsageError` and `ResultsError`.
     """

@@ -1,5 +1,6 @@
 """
-The rows of a results file as checked models. A file may be years old, cut off, merged by hand, or made by an attacker.
+The rows of a results file as checked models, because a file may be old, cut off, merged by hand, or made by an
+attacker.
 
 Readers use the checked rows as plain dicts. A field that no reader uses is not checked, and an unknown one is kept. Figures are
 finite and at most 1e15 in size, so that sums, ratios and axes of plots stay finite too.
@@ -34,13 +35,13 @@ Verdict = Annotated[str, BeforeValidator(_word)]
 
 
 class Row(BaseModel):
-    """Any row."""
+    """Base class of all rows."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 class Header(Row):
-    """The first row: what was run, and on what."""
+    """The first row: the options, the machine and the software of the run."""
 
     started: Name
     backend: Name = ""
@@ -57,14 +58,14 @@ class Header(Row):
 
 
 class Shard(Row):
-    """Which part of a split run a file is."""
+    """The part of a split run that a file contains."""
 
     shard: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$")]
     split: str
 
 
 class Footer(Row):
-    """The last row of a run that was not cut off."""
+    """The last row of a complete run."""
 
     finished: str
     exit_code: Annotated[int, Field(ge=-1000, le=1000)]
@@ -83,7 +84,7 @@ class BoundRow(Row):
 
 
 class VerdictRow(Row):
-    """One verdict."""
+    """The row of one verdict."""
 
     test: str
     finding: str
@@ -125,7 +126,7 @@ class Predicted(Row):
 
 
 class BootRow(Row):
-    """One boot."""
+    """The row of one boot."""
 
     outcome: str | None
     deployment: str = ""
@@ -144,7 +145,7 @@ class BootRow(Row):
 
 
 class RequestRow(Row):
-    """One request or one load."""
+    """The row of one request or one load."""
 
     deployment: str
     started_s: Time
@@ -157,7 +158,7 @@ class RequestRow(Row):
 
 
 class VitalsRow(Row):
-    """One sample of a server and its machine."""
+    """The row of one sample of a server and its machine."""
 
     at_s: Time
     figures: dict[str, Figure | list[Figure | None] | None]
@@ -166,7 +167,7 @@ class VitalsRow(Row):
 
 
 class RetrievalRow(Row):
-    """One position of one prompt with hidden facts."""
+    """The row of one position of one prompt with hidden facts."""
 
     prompt_tokens: Tokens
     depth: Annotated[float, Field(ge=0, le=1)]
@@ -176,7 +177,7 @@ class RetrievalRow(Row):
 
 
 class DriftRow(Row):
-    """One stretch of the curve of a 'drift' finding, over the distance from the start of a text."""
+    """The row of one stretch of the curve of a 'drift' finding, over the distance from the start of a text."""
 
     from_tokens: Tokens
     to_tokens: Tokens

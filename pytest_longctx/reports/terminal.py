@@ -1,4 +1,4 @@
-"""Summary table at the end of a run: worst first, and each cause once."""
+"""Summary table at the end of a run: the worst verdicts first, and each cause once."""
 
 import textwrap
 from collections import Counter
@@ -13,7 +13,7 @@ from pytest_longctx.units import duration
 COLOURS = {"broken": "red", "unmeasured": "yellow", "known": "yellow", "out of scope": "cyan", "holds": "green"}
 LEAST_WIDTH = 80
 MOST_WIDTH = 160
-"""The table is as wide as the terminal, within these bounds (in columns)."""
+"""Largest width of the table in columns; within this limit, the table is as wide as the terminal."""
 
 
 def is_claim(entry: Entry) -> bool:
@@ -23,7 +23,7 @@ def is_claim(entry: Entry) -> bool:
 
 def table(found: Sequence[Entry], verbosity: int = 0, width: int = LEAST_WIDTH) -> Iterator[tuple[str, str]]:
     """
-    Return the lines of the terminal's verdict table, each with its colour and at most *width* columns wide.
+    Yield the lines of the terminal's verdict table, each with its colour, and at most *width* columns wide.
 
     Published claims are not in it. Findings out of scope are grouped by reason.
     From *verbosity* 1 on they are listed one by one with the full reason.
@@ -57,8 +57,8 @@ def _folded(rows: Sequence[Entry], width: int) -> Iterator[str]:
 
 def claims(found: Sequence[Entry], width: int = LEAST_WIDTH) -> Iterator[tuple[str, str]]:
     """
-    Return the terminal lines about published claims, which need no server: those that do not hold, and the
-    count by verdict.
+    Yield the terminal lines about published claims, which need no server: the claims that do not hold, and the count by
+    verdict.
     """
     its = [entry for entry in found if is_claim(entry)]
     if not its:
@@ -73,8 +73,7 @@ def causes(
     told: Mapping[Key, Sequence[Entry]], boots: Mapping[str, Mapping[str, Any]], width: int = LEAST_WIDTH
 ) -> Iterator[str]:
     """
-    Return one terminal line for each cause of more than one failing verdict, with the findings that fail for
-    it.
+    Yield one terminal line for each cause of several failing verdicts, with the findings that fail for it.
 
     *boots*: the failed boots by deployment.
     """
@@ -102,8 +101,8 @@ def _whole(line: str, width: int) -> list[str]:
 
 def resumed(found: Sequence[Entry]) -> Iterator[str]:
     """
-    Return the terminal lines on a resumed run: how many verdicts were carried over, and those judged again
-    with the reason.
+    Yield the terminal lines on a resumed run: how many verdicts were carried over, and which were judged again, with
+    the reason.
     """
     carried = sum(bool(entry.carried) for entry in found)
     yield f"{carried} of {len(found)} carried over from the resumed run, {len(found) - carried} judged now"
@@ -118,7 +117,7 @@ def resumed(found: Sequence[Entry]) -> Iterator[str]:
 
 def tally(found: Sequence[Entry]) -> str:
     """
-    Count the entries by verdict for the terminal's last line, without published claims.
+    Return the count of the entries by verdict for the terminal's last line, without published claims.
 
     >>> server = {"deployment": "tiny"}
     >>> tally([Entry("LC-0001", "holds", server=server), Entry("LC-0002", "broken", server=server)])

@@ -1,4 +1,4 @@
-"""Shapes of models, read from their config.json."""
+"""Shapes of models, read from the models' config.json."""
 
 from pytest_longctx.shapes.model import ModelShape
 from pytest_longctx.shapes.reader import read

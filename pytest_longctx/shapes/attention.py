@@ -19,7 +19,7 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Parts of a family's attention in addition to the four matrices."""
+    """Parts of a family's attention beside the four matrices."""
 
     qkv_bias: bool = False
     o_bias: bool = False

@@ -9,7 +9,7 @@ Span = Literal["full", "sliding", "chunked"]
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Keys and values of each token, for each KV head."""
+    """The cache of a layer with keys and values of each token, for each KV head."""
 
     kv_heads: int
     key_dim: int
@@ -29,7 +29,10 @@ class Attention:
     """Bytes of a value of that key, whatever the cache's dtype; 0: as the cache."""
 
     def heads_on_device(self, tensor_parallel: int) -> int:
-        """Cached KV heads on one device: heads are sharded, and replicated if there are more devices than heads."""
+        """
+        Return the number of cached KV heads on one device. Heads are sharded, and replicated if there are more devices
+        than heads.
+        """
         return max(1, ceil(self.kv_heads / tensor_parallel))
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
@@ -45,7 +48,10 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """The cache of a layer with MLA: one latent vector holds the keys and values of all heads. Every device has a copy."""
+    """
+    The cache of a layer with MLA: one latent vector holds the keys and values of all heads, with a copy on every
+    device.
+    """
 
     rank: int
     rope_dim: int
@@ -81,7 +87,7 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One tensor of a state: *numbers* that tensor parallelism shards, and numbers that it replicates."""
+    """One tensor of a state: the *numbers* that tensor parallelism shards, and the numbers that it replicates."""
 
     numbers: int
     repeated: int = 0
@@ -91,7 +97,7 @@ class Part:
     groups: int = 1
 
     def on_device(self, tensor_parallel: int) -> int:
-        """Return the numbers of one tensor of a recurrent layer's cached state on one device."""
+        """Return how many numbers of one tensor of a recurrent layer's state are on one device."""
         return ceil(self.numbers / min(tensor_parallel, self.shards)) + self.repeated + self._of_groups(tensor_parallel)
 
     def _of_groups(self, tensor_parallel: int) -> int:
@@ -105,7 +111,7 @@ StateKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """State of a recurrent layer for one request, independent of its length."""
+    """The state of a recurrent layer for one request, whose size does not depend on the request's length."""
 
     kind: StateKind
     conv: Part

@@ -1,5 +1,5 @@
 """
-Reader of a config.json that records which keys were read.
+Read the keys of a config.json, and record which keys were read.
 
 A key may remain that no formula here has read. If memory may depend on its name, and its value is neither empty nor the
 default of the model's class, the config is refused.
@@ -108,7 +108,7 @@ MOST_LAYERS = 4096
 @cache
 def class_defaults() -> Mapping[str, Mapping[str, Any]]:
     """
-    Return the default values of each model type's class for keys that a config.json lacks; made by
+    Return the default values of each model type's class for keys that a config.json lacks, as recorded by
     ``tests/class_defaults.py``.
     """
     text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
@@ -116,7 +116,7 @@ def class_defaults() -> Mapping[str, Mapping[str, Any]]:
 
 
 class Keys:
-    """One config, or one table within it, that records which of its keys were read."""
+    """One config, or one table within a config, that records which of its keys were read."""
 
     def __init__(
         self,
@@ -126,7 +126,10 @@ class Keys:
         *,
         sparing: bool = False,
     ) -> None:
-        """*sparing*: the file omits values that equal the class's defaults, as the part of another config does."""
+        """
+        Take the config. With *sparing*, the file omits values that equal the class's defaults, as part of another
+        config does.
+        """
         self._config = config
         self._defaults = defaults or {}
         self._prefix = prefix
@@ -140,7 +143,7 @@ class Keys:
 
     def raw(self, key: str) -> Any:
         """
-        Return the value of *key* in the config file. If the file lacks it, the class's default; None if there is no
+        Return the value of *key* in the config file. If the file lacks it, return the class's default; None without a
         default.
         """
         self._read.add(key)
@@ -154,8 +157,8 @@ class Keys:
 
     def count(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
         """
-        Return the whole number of the first config key of *names* with one; an error if it is missing and there is no
-        *default*.
+        Return the whole number of the first config key in *names* that has one. Without any, return *default*, or raise
+        an error.
         """
         found = self._first(names)
         if found is not None:
@@ -165,7 +168,10 @@ class Keys:
         return default
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """Return the first config key of *names* in the file. If there is none, the first with a default of the class."""
+        """
+        Return the first config key of *names* in the file, else the first with a default of the class; None without
+        either.
+        """
         if (found := self._in_file(names)) is not None:
             return found
         for name in names:
@@ -175,8 +181,8 @@ class Keys:
 
     def _in_file(self, names: Sequence[str]) -> tuple[str, Any] | None:
         """
-        Return the first config key of *names* that the file has. Other keys of *names* with the same value are read
-        with it.
+        Return the first config key of *names* that the file has; None if it has none. Other keys with the same value
+        count as read.
         """
         for name in names:
             if self.has(name):
@@ -196,7 +202,7 @@ class Keys:
         raise self.refuse(names[0], "this key is missing, and the size of the model depends on it")
 
     def maybe(self, *names: str, least: int = 0) -> int | None:
-        """Return the whole number of the first config key of *names*, as `count`, or None."""
+        """Return the whole number of the first config key of *names*, as `count`; None without a number."""
         found = self._first(names)
         return None if found is None else self._whole(*found, least, LARGEST)
 
@@ -210,7 +216,7 @@ class Keys:
         raise self.refuse(key, f"must be true or false; found {shown(value)}")
 
     def word(self, key: str, default: str | None = None) -> str | None:
-        """Return the text of a config *key*, or *default*."""
+        """Return the text of a config *key*, or *default*, which may be None."""
         value = self.raw(key)
         if value is None:
             return default
@@ -219,7 +225,7 @@ class Keys:
         return value
 
     def sequence(self, key: str) -> Sequence[Any] | None:
-        """Return the list of a config *key*, or None."""
+        """Return the list of a config *key*; None if the key is missing."""
         value = self.raw(key)
         if value is None:
             return None
@@ -231,8 +237,8 @@ class Keys:
 
     def per_layer(self, key: str, layers: int, extra: int = 0) -> Sequence[Any] | None:
         """
-        Return the list of a config *key*, one item for each layer, or None; items of *extra* draft layers at its end
-        are removed.
+        Return the list of a config *key*, one item for each layer, without the items of *extra* draft layers at its
+        end; None if missing.
         """
         value = self.sequence(key)
         if value is None or len(value) == layers or (extra and len(value) == layers + extra):
@@ -240,12 +246,15 @@ class Keys:
         raise self.refuse(key, f"the list has {len(value)} items for {layers} layers")
 
     def numbers(self, key: str, layers: int | None = None) -> list[int] | None:
-        """Return the list of whole numbers of a config *key*, or None."""
+        """Return the list of whole numbers of a config *key*; None if the key is missing."""
         value = self.sequence(key) if layers is None else self.per_layer(key, layers)
         return None if value is None else [self._whole(key, item, 0, LARGEST) for item in value]
 
     def table(self, key: str) -> "Keys | None":
-        """Return the nested table of a config *key*, whose keys are read in the same way; None if it is missing."""
+        """
+        Return the nested table of a config *key*, whose keys are recorded in the same way; None if the table is
+        missing.
+        """
         value = self.raw(key)
         if value is None:
             return None
@@ -254,7 +263,7 @@ class Keys:
         return Keys(value, prefix=f"{self._prefix}{key}.")
 
     def unread(self) -> str | None:
-        """Return a config key that was not read and on which memory may depend; None if there is none."""
+        """Return a config key that was not read and on which memory may depend; None if every key was read."""
         for key, value in self._config.items():
             if key in self._read or not self._matters(key, value):
                 continue
@@ -282,7 +291,7 @@ class Keys:
 
 
 def shown(value: object) -> str:
-    """A value of a config.json key, shortened for a message."""
+    """Return a value of a config.json key, shortened for a message."""
     if isinstance(value, int) and abs(value) > 1 << 64:
         return f"a number of {value.bit_length()} bits"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""A decoder with one kind of block, as most families have, and the differences of each family from Llama."""
+"""A decoder with one kind of block, as in most families, and the differences of each family from Llama."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
 def layer_count(k: Keys) -> int:
-    """Return the number of decoder layers; it must be in the file."""
+    """Return the number of decoder layers, which the file must state."""
     return k.stated(*LAYERS, most=MOST_LAYERS)
 
 
 def basics(k: Keys, *, partial: bool = False) -> Basics:
     """
-    Read a decoder's basic sizes. With *partial*, the class's defaults replace a missing number of heads or
+    Return a decoder's basic sizes. With *partial*, the class's defaults replace a missing number of heads or
     vocabulary.
     """
     read = k.count if partial else k.stated
@@ -68,7 +68,7 @@ ExpertsRule = Callable[[Keys, Basics], tuple[Experts, list[bool]]]
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """Properties of one family. A text is the name of the config's key that sets the property."""
+    """Properties of one family of decoders. A text is the name of the config's key that sets the property."""
 
     qkv_bias: bool | str = False
     o_bias: bool | str = False
@@ -97,7 +97,7 @@ class Decoder:
     """Additional tensors of each layer."""
 
     def __call__(self, k: Keys) -> Body:
-        """Return the model's body."""
+        """Return the layers and tables of the model that the config describes."""
         b = basics(k, partial=self.partial)
         heads = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim)
         details = self._details(k)

@@ -1,4 +1,4 @@
-"""Which layers are mixtures of experts, and their number of experts, in the keys of each family."""
+"""Which layers are mixtures of experts, and their number of experts, by the keys of each family."""
 
 from collections.abc import Callable
 
@@ -22,8 +22,8 @@ WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size")
 
 def routed(k: Keys) -> tuple[int, int]:
     """
-    Return the number of experts in a mixture, and of experts per token; all names of the key are read, so that none is
-    unknown.
+    Return the number of experts in a mixture, and of experts per token. All names of these keys are read, so that none
+    counts as unknown.
     """
     found = [v for name in USED if k.has(name) for v in [k.raw(name)]]
     used = _first_number(k, found)
@@ -72,7 +72,10 @@ def sparse_layers(k: Keys, layers: int, *, first: int = 0) -> list[bool]:
 
 
 def told_sparse(k: Keys, layers: int) -> list[bool]:
-    """As `sparse_layers`, but the file must state it: engine and class have different defaults."""
+    """
+    Return the mixture layers by `sparse_layers`, which the file must state because engine and class have different
+    defaults.
+    """
     keys = ("mlp_layer_types", "first_k_dense_replace", "num_dense_layers", "moe_layer_freq")
     if not any(k.has(key) for key in keys):
         raise k.refuse(
@@ -124,7 +127,7 @@ def mixed(
 
 
 def qwen_sparse(k: Keys, layers: int) -> list[bool]:
-    """Mixture layers of Qwen: every ``decoder_sparse_step``-th, except ``mlp_only_layers``."""
+    """Return the mixture layers of Qwen: every ``decoder_sparse_step``-th, except ``mlp_only_layers``."""
     step = k.count("decoder_sparse_step", default=1)
     plain = set(k.numbers("mlp_only_layers") or [])
     if k.has("num_experts") and k.count("num_experts", least=0) == 0:
@@ -133,12 +136,12 @@ def qwen_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_or(other: Callable[[Keys, int], list[bool]]) -> Callable[[Keys, int], list[bool]]:
-    """Mixture layers by ``mlp_layer_types`` if it is present, otherwise by another rule."""
+    """Return a rule for mixture layers: by ``mlp_layer_types`` if present, otherwise by another rule."""
     return lambda k, layers: sparse_layers(k, layers) if k.has("mlp_layer_types") else other(k, layers)
 
 
 def llama4_sparse(k: Keys, layers: int) -> list[bool]:
-    """Mixture layers of Llama 4: a list, or a fixed interval."""
+    """Return the mixture layers of Llama 4: a list, or a fixed interval."""
     step = k.count("interleave_moe_layer_step", default=1, least=0)
     listed = k.numbers("moe_layers")
     chosen = set(listed) if listed is not None else set(range(step - 1, layers, step)) if step else set()
@@ -146,7 +149,7 @@ def llama4_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def ernie_sparse(k: Keys, layers: int) -> list[bool]:
-    """Mixture layers of ERNIE 4.5: a fixed interval, from a first to a last layer."""
+    """Return the mixture layers of ERNIE 4.5: a fixed interval, from a first to a last layer."""
     step = k.count("moe_layer_interval", default=1)
     first = k.count("moe_layer_start_index", default=0, least=0)
     last = k.raw("moe_layer_end_index")
@@ -155,7 +158,10 @@ def ernie_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_sparse(key: str) -> Callable[[Keys, int], list[bool]]:
-    """Mixture layers by a list of booleans (EXAONE's ``is_moe_layer``) if there is one, otherwise by DeepSeek's rule."""
+    """
+    Return a rule for mixture layers: by a list of booleans (EXAONE's ``is_moe_layer``) if present, otherwise by
+    DeepSeek's rule.
+    """
 
     def rule(k: Keys, layers: int) -> list[bool]:
         marks = k.per_layer(key, layers)

@@ -1,4 +1,4 @@
-"""A model's shape: its layers, their caches and weights; and the formulas that memory and time are computed from."""
+"""A model's shape: its layers, their caches and weights, and the formulas for memory and time."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The result of a family's reader of a config."""
+    """The layers and tables that a family reads from a config."""
 
     hidden: int
     vocabulary: int
@@ -47,7 +47,10 @@ class Group:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that memory and time depend on. A multimodal model is its text part, with *vision_parameters* in addition."""
+    """
+    The sizes on which memory and time depend. A multimodal model is its text part, with *vision_parameters* in
+    addition.
+    """
 
     model_type: str
     hidden: int
@@ -79,20 +82,20 @@ class ModelShape:
 
     @property
     def states(self) -> tuple[tuple[State, int], ...]:
-        """Groups of model layers with a state of fixed size."""
+        """Groups of model layers with a state of fixed size, and the number of layers of each."""
         return tuple((g.cache, g.layers) for g in self.groups if isinstance(g.cache, State))
 
     @property
     def attentions(self) -> tuple[tuple[Attention | Latent, int], ...]:
-        """Groups of model layers that cache something for each token."""
+        """Groups of model layers with a cache that grows with the tokens, and the number of layers of each."""
         return tuple((g.cache, g.layers) for g in self.groups if not isinstance(g.cache, State))
 
     # What was read is kept: bytes of the cache.
 
     def kv_bytes_per_token(self, value_bytes: float = 2, tensor_parallel: int = 1, *, windowed: bool = False) -> int:
         """
-        Return the bytes of one more token on one device at a long context. Layers with a window drop an earlier token
-        for it.
+        Return the bytes of one more token on one device at a long context, at which a layer with a window drops an
+        earlier token.
 
         With *windowed*, as if they kept everything: the use of an engine without a pool for windows.
         """
@@ -105,13 +108,13 @@ class ModelShape:
         )
 
     def _lets_go(self, cache: Attention | Latent) -> bool:
-        """Return whether *cache* drops tokens. A window as wide as all positions of the model never does."""
+        """Return whether *cache* drops tokens. A window as wide as all positions of the model drops none."""
         return cache.window > 0 and not (self.rope_positions and cache.window >= self.rope_positions)
 
     def kv_bytes(self, tokens: int, value_bytes: float = 2, tensor_parallel: int = 1) -> int:
         """
-        KV bytes of one request of *tokens* to the model on one device, without its state: each layer keeps
-        what it needs.
+        Return the KV bytes of one request of *tokens* on one device, without states. Each layer keeps as many tokens as
+        it needs.
         """
         return ceil(sum(n * c.token_bytes(value_bytes, tensor_parallel) * c.kept(tokens) for c, n in self.attentions))
 
@@ -208,12 +211,12 @@ class ModelShape:
 
     @property
     def window(self) -> int:
-        """The widest attention window of the model in tokens; 0 if there is none."""
+        """The widest attention window of the model in tokens; 0 without a window."""
         return max((c.window for c, _ in self.attentions), default=0)
 
     @property
     def _first(self) -> Attention | Latent | None:
-        """The attention from which the model's sizes are taken: of full layers if there are any."""
+        """The attention from which the model's sizes are taken, of full layers if there are any; None without attention."""
         ordered = sorted(self.attentions, key=lambda pair: pair[0].window > 0)
         return ordered[0][0] if ordered else None
 
@@ -241,7 +244,7 @@ class ModelShape:
         return cache.heads_on_device(tensor_parallel) if isinstance(cache, Attention) else self.kv_heads
 
     def stage(self, stages: int) -> "ModelShape":
-        """Return the model's heaviest pipeline stage of *stages*: the longest run of layers and one of the tables."""
+        """Return the model's heaviest of *stages* pipeline stages: the longest run of layers, and one of the tables."""
         if stages <= 1:
             return self
         size = ceil(self.layers / stages)
@@ -251,7 +254,7 @@ class ModelShape:
 
 
 def _span(cache: Attention | Latent) -> str:
-    """Span of a model layer's attention: full, sliding or chunked."""
+    """Return the span of a model layer's attention: full, sliding or chunked."""
     if isinstance(cache, Attention):
         return cache.span
     return "sliding" if cache.window else "full"

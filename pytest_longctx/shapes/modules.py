@@ -57,7 +57,7 @@ _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|]|.", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class Expression:
     """
-    A regular expression from a checkpoint: what must match, and must not match, from the start.
+    A regular expression from a checkpoint: a part that must match from the start, and a part that must not.
 
     RE2 matches it, in a time that is proportional to the length of the name. RE2 has no lookarounds. Checkpoints use
     them at the start, as in ``^(?!.*experts).*$`` for all modules except the experts, so those are matched separately.
@@ -68,7 +68,7 @@ class Expression:
 
     @classmethod
     def of(cls, text: str) -> "Expression":
-        """Read the expression *text*. Raises `re.error` for one that is damaged, or that RE2 cannot read."""
+        """Return the expression of *text*. Raises `re.error` for text that is damaged, or that RE2 cannot read."""
         if len(text) > _LONGEST:
             raise re.error(f"an expression of {len(text):,} characters")
         looks: dict[str, list[Any]] = {"=": [], "!": []}
@@ -108,7 +108,7 @@ def _group(text: str) -> tuple[str, str]:
 
 
 def _outside(text: str) -> Iterator[str]:
-    """Return the tokens of an expression that are in no group."""
+    """Yield the tokens of an expression that are in no group."""
     depth = 0
     for token in _TOKEN.finditer(text):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
@@ -128,7 +128,10 @@ class Modules:
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> "Modules":
-        """Read a list of modules as checkpoints write it. Raises re.error for an invalid expression."""
+        """
+        Return the list of the modules in *patterns*, as checkpoints write it. Raises re.error for an invalid
+        expression.
+        """
         exact, globs, everything = set(), [], False
         expressions: list[Expression] = []
         for pattern in patterns:
@@ -143,7 +146,7 @@ class Modules:
         return cls(frozenset(exact), tuple(globs), tuple(expressions), everything)
 
     def match(self, names: tuple[str, ...]) -> bool:
-        """Return whether the list of modules contains one of these *names*, or a module that contains it."""
+        """Return whether the list of modules contains one of these *names*, or a module around it."""
         if self.all:
             return True
         if names not in self._known:
@@ -168,7 +171,7 @@ _BESIDE = re.compile(
 
 
 def bare(name: str) -> str:
-    """Return the part of a text model's module name from ``layers`` on, if it has one. Names of other parts are not changed."""
+    """Return the part of a text model's module name from ``layers`` on. Names of other parts are unchanged."""
     name = name.rstrip(".")  # some close a name with one, so that layers.1 is not layers.10 too
     start = name.find("layers.")
     if start > 0 and not _BESIDE.search(name[:start]):

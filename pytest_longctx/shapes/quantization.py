@@ -1,4 +1,4 @@
-"""Bytes of each tensor under ``quantization_config``, scales included, and the tensors that are not quantised."""
+"""Bytes of each tensor under ``quantization_config``, with scales, and the tensors that are not quantised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ NGRAMS = "ple.ple_embedding.ngram_embedding"
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How the numbers of one matrix are stored."""
+    """The storage of the numbers of one matrix: bits, scales and packing."""
 
     bits: float
     scale_bytes: float = 0
@@ -47,7 +47,7 @@ class Coding:
 
 @dataclass(frozen=True)
 class Scheme:
-    """The coding of each matrix."""
+    """The coding of each matrix of a model."""
 
     name: str = ""
     coding: Coding | None = None

@@ -1,4 +1,4 @@
-"""Convert a Hugging Face config.json to a model's shape, or to the key that is not understood."""
+"""Convert a Hugging Face config.json to the shape of its model, or name the key that is not understood."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -103,7 +103,7 @@ ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01
 
 def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) -> ModelShape | NotUnderstood:
     """
-    Read the model shape of *config*, or the key that is not understood. Raises nothing, whatever the content.
+    Return the model shape of *config*, or the key that is not understood. Raises no exception, whatever the content.
 
     *quantised* is the content of ``hf_quant_config.json`` beside it, an older file of ModelOpt that engines also read.
     """
@@ -172,7 +172,7 @@ def _family(name: str) -> Callable[[Keys], Body]:
 
 
 def _unknown(name: str) -> MisreadError:
-    """Return the error about a *name* that is no known family."""
+    """Return the error about a *name* that belongs to no known family."""
     if name in UNMODELLED:
         return MisreadError("model_type", f"{shown(name)} is not supported: {UNMODELLED[name]}")
     encodes = name in ENCODER_DECODERS
@@ -181,7 +181,7 @@ def _unknown(name: str) -> MisreadError:
 
 
 def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
-    """Return the part of the config read that holds the table of quantisation: text part, whole, or the file beside it."""
+    """Return the part of the config that holds the table of quantisation: the text part, the whole, or the file beside it."""
     for holder in (keys, outer):
         if holder.raw("quantization_config") or holder.raw("compression_config"):
             return holder
@@ -189,7 +189,7 @@ def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Key
 
 
 def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], str]:
-    """Return the text part of the config to read, and its model type."""
+    """Return the text part of the config, and its model type."""
     name = outer.word("model_type")
     if name is None:
         raise MisreadError("model_type", _beside(config))
@@ -211,7 +211,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
 
 
 def _beside(config: Mapping[str, Any]) -> str:
-    """Return why a config has no type: some configs describe a file that is loaded with a model, and name that model."""
+    """Return why a config has no type: it describes a file that is loaded with a model, and names that model."""
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str):
         return "this key is missing"

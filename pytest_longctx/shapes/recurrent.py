@@ -36,7 +36,7 @@ class Mamba1:
         )
 
     def cached(self, dtype: str | None = None) -> State:
-        """Recurrent and convolution state of a Mamba layer for one request."""
+        """Return the recurrent and convolution state of a Mamba layer for one request."""
         conv = Part((self.kernel - 1) * self.inner)
         return State("mamba1", conv, Part(self.inner * self.state), dtype)
 
@@ -86,7 +86,7 @@ class Mamba2:
 
     def cached(self, dtype: str | None = None) -> State:
         """
-        Recurrent and convolution state of a Mamba-2 layer for one request.
+        Return the recurrent and convolution state of a Mamba-2 layer for one request.
 
         One group's part of the convolution is on every device if tensor parallelism exceeds the groups.
         """
@@ -142,7 +142,7 @@ class DeltaNet:
         )
 
     def cached(self, dtype: str | None = None) -> State:
-        """Recurrent and convolution state of a DeltaNet layer for one request."""
+        """Return the recurrent and convolution state of a DeltaNet layer for one request."""
         conv = Part((self.kernel - 1) * self.channels, shards=self.value_heads)
         recurrent = Part(self.value_heads * self.value_dim * self.key_dim, shards=self.value_heads)
         return State("kda" if self.gate_rank else "gated_delta", conv, recurrent, dtype)
@@ -170,5 +170,5 @@ def lightning(hidden: int, heads: int, dim: int, path: str = "self_attn") -> tup
 
 
 def lightning_cached(heads: int, dim: int) -> State:
-    """Recurrent state of lightning attention for one request: one matrix for each head."""
+    """Return the recurrent state of lightning attention for one request: one matrix for each head."""
     return State("lightning", Part(0), Part(heads * dim * dim, shards=heads))

@@ -1,11 +1,11 @@
-"""The reason why a config.json cannot be read: the key that is not understood, and why."""
+"""The reason why a config.json cannot be read, with the key that is not understood."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class NotUnderstood:
-    """A model whose shape is unknown, because of the *key* of its config.json."""
+    """The result for a model whose shape is unknown, because of the *key* of its config.json."""
 
     key: str
     why: str
@@ -15,7 +15,7 @@ class NotUnderstood:
 
 
 class MisreadError(Exception):
-    """Raised within the reader, which converts it to `NotUnderstood`."""
+    """Error within the reader, which the reader converts to `NotUnderstood`."""
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(key, why)

@@ -28,7 +28,7 @@ WITHOUT = frozenset(
 
 
 def dimension(k: Keys, body: Body, family: str) -> int:
-    """Values in a row of the table of rotary embeddings; 0 if no layer rotates its queries and keys by position."""
+    """Return the number of values in a row of the rotary table; 0 if no layer rotates its queries and keys by position."""
     if (
         family in WITHOUT
         or k.raw("position_embedding_type") in ("nope", "alibi", "absolute")
@@ -50,7 +50,7 @@ def dimension(k: Keys, body: Body, family: str) -> int:
 
 def stretch(k: Keys) -> float:
     """
-    Return the rows of the rotary table for each position: the factor of linear or dynamic scaling, else one.
+    Return the number of rows of the rotary table for each position: the factor of linear or dynamic scaling, else one.
 
     Observed for Gemma 3 in vLLM 0.19: 0.5 GiB of 1,048,576 rows for 131,072 positions
     (``LinearScalingRotaryEmbedding``).
@@ -72,7 +72,7 @@ MOST_STRETCH = 1024
 
 
 def _part(k: Keys) -> float:
-    """Return the part of a head that rotary embeddings rotate."""
+    """Return the share of a head that rotary embeddings rotate."""
     nested = k.raw("rope_parameters")
     values: list[Any] = [k.raw("partial_rotary_factor"), k.raw("rotary_pct")]
     if isinstance(nested, Mapping):

@@ -1,4 +1,4 @@
-"""Readers of ``quantization_config``, one for each method; an unknown one is refused by name."""
+"""Readers of ``quantization_config``, one for each method. An unknown method is refused by name."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Sc
 
 
 def read_scheme(k: Keys) -> Scheme:
-    """Read the quantisation scheme in which the model's weights are stored."""
+    """Return the quantisation scheme in which the model's weights are stored."""
     q = k.table("quantization_config") or k.table("compression_config")
     if q is None:
         return PLAIN_SCHEME
@@ -25,7 +25,7 @@ def read_scheme(k: Keys) -> Scheme:
 
 
 def with_experts(scheme: Scheme, k: Keys) -> Scheme:
-    """Add the separate dtype of DeepSeek V4's experts to a quantisation scheme."""
+    """Return a quantisation scheme with the separate dtype of DeepSeek V4's experts."""
     dtype = k.word("expert_dtype")
     if dtype is None or scheme.coding is None:
         return scheme
@@ -107,7 +107,10 @@ def _gptq_coding(q: Keys) -> Coding:
 
 
 def _auto_round(q: Keys) -> Scheme:
-    """AutoRound packs integers as GPTQ does, or the small floats of MX and NV; some modules have bits of their own."""
+    """
+    Return the scheme of AutoRound, which packs integers as GPTQ does, or the small floats of MX and NV; some modules
+    have bits of their own.
+    """
     bits, data = q.count("bits"), q.word("data_type") or "int"
     floats = {("mx_fp", 4): "MXFP4", ("mx_fp", 8): "MXFP8", ("nv_fp", 4): "NVFP4"}
     kind = next((floats[name, size] for name, size in floats if data.startswith(name) and size == bits), None)
@@ -216,7 +219,10 @@ def _modelopt(q: Keys) -> Scheme:
 
 
 def _listed(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
-    """Codings of the mixed-precision scheme of ModelOpt: each module has its algorithm."""
+    """
+    Return the codings in ModelOpt's mixed-precision scheme, in which each module has its algorithm; None for modules
+    without quantisation.
+    """
     by_algorithm: dict[str, list[str]] = {}
     table = q.table("quantized_layers")
     if table is None:

@@ -1,4 +1,4 @@
-"""The weights of a model as shapes of tensors, and how tensor parallelism shards them."""
+"""The weights of a model as shapes of tensors, and their division by tensor parallelism."""
 
 from math import ceil
 from typing import NamedTuple
@@ -10,7 +10,7 @@ WHOLE = 1
 
 
 class Tensor(NamedTuple):
-    """One weight of a layer, or several equal ones."""
+    """One weight of a layer, or several equal weights."""
 
     name: str
     """Path of its module within the layer, as the checkpoint spells it and ``quantization_config`` uses it."""
@@ -27,12 +27,12 @@ class Tensor(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """The number of parameters in all copies of the tensor."""
+        """Number of parameters in all copies of the tensor."""
         return self.rows * max(self.columns, 1) * self.slices * self.copies
 
     @property
     def active_numbers(self) -> int:
-        """Parameters of the tensor that are used for one token."""
+        """Number of parameters of the tensor that are used for one token."""
         return self.numbers if self.active is None else self.numbers // self.copies * self.active
 
     def on_device(self, tensor_parallel: int) -> int:
@@ -44,7 +44,7 @@ def linear(
     name: str, rows: int, columns: int, *, bias: bool = False, shards: int = ANY, by_row: bool = True
 ) -> tuple[Tensor, ...]:
     """
-    Return the tensors of a linear layer: a matrix, and its bias if any. Sharded by columns, its bias is on every
+    Return the tensors of a linear layer: a matrix, and its bias if any. If sharded by columns, the bias is on every
     device.
     """
     matrix = Tensor(name, rows, columns, shards=shards)

@@ -32,7 +32,7 @@ def perceives(config: Mapping[str, Any]) -> bool:
 
 
 def _others(config: Mapping[str, Any]) -> list[str]:
-    """Keys that describe encoders and that no reader of this module knows."""
+    """Return the keys that describe encoders and that no reader of this module knows."""
     return [key for key, value in config.items() if key not in TOWERS and value and _describes(key, value)]
 
 
@@ -44,7 +44,10 @@ def _describes(key: str, value: object) -> bool:
 
 
 def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
-    """Return the parameters of the encoders, within a few percent, and notes. None: an encoder is not counted."""
+    """
+    Return the number of parameters of the encoders, within a few percent, with notes. None means that an encoder is not
+    counted.
+    """
     total: int | None = 0
     notes: list[str] = []
     if flat := _FLAT.get(str(config.get("model_type"))):
@@ -71,8 +74,8 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
 
 def _whole(table: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> Keys:
     """
-    An encoder's *table*, completed with the defaults of its class. For some models the outer
-    ``model_type`` decides the class, not that of the encoder.
+    Return an encoder's *table* with the defaults of its class. For some models, the outer ``model_type`` decides the
+    class, not that of the encoder.
     """
     kind = _TOWER_OF.get(str(config.get("model_type")), table.get("model_type")) if "vision" in key else None
     if kind not in class_defaults():
@@ -96,8 +99,8 @@ def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> 
 
 def _phi4mm(k: Keys, text_hidden: int) -> int | None:
     """
-    Parameters of the encoders of Phi-4 multimodal: SigLIP, whose sizes the class knows, and a Conformer of 80 mel bins; three
-    projections of two matrices.
+    Return the number of parameters of Phi-4 multimodal's encoders: SigLIP, whose sizes the class knows, and a Conformer
+    of 80 mel bins; three projections of two matrices. None if a size is missing.
     """
     table = k.table("audio_processor")
     audio = table.table("config") if table else None
@@ -113,7 +116,10 @@ def _phi4mm(k: Keys, text_hidden: int) -> int | None:
 
 
 def _phi3_v(k: Keys, text_hidden: int) -> int | None:
-    """Parameters of the encoder of Phi-3 Vision: CLIP's ViT-L/14 for 336 pixels, four patches joined, two projections."""
+    """
+    Return the number of parameters of Phi-3 Vision's encoder: CLIP's ViT-L/14 for 336 pixels, four patches joined, two
+    projections. None if not this encoder.
+    """
     processor = k.table("img_processor")
     if processor is None or processor.raw("name") != "clip_vision_model" or processor.raw("image_dim_out") != 1024:
         return None
@@ -126,27 +132,30 @@ _FLAT: Mapping[str, Callable[[Keys, int], int | None]] = {"phi4mm": _phi4mm, "ph
 
 
 def _qwen2_audio(k: Keys, text_hidden: int) -> int:
-    """Parameters of Whisper's encoder as Qwen2-Audio has it, with one projection."""
+    """Return the number of parameters of Whisper's encoder in Qwen2-Audio, with one projection."""
     hidden = k.count("d_model")
     positions = k.count("max_source_positions", default=1500) * hidden
     return _whisper(k, hidden, k.count("encoder_ffn_dim")) + positions + hidden * text_hidden
 
 
 def _voxtral(k: Keys, text_hidden: int) -> int:
-    """Parameters of Whisper's encoder as Voxtral has it: it projects four steps at once."""
+    """Return the number of parameters of Whisper's encoder in Voxtral, which projects four steps at once."""
     hidden, width = k.count("hidden_size"), k.count("intermediate_size")
     positions = k.count("max_source_positions") * hidden
     return _whisper(k, hidden, width) + positions + width * text_hidden + text_hidden * text_hidden
 
 
 def _qwen_omni(k: Keys, text_hidden: int) -> int:
-    """Parameters of Whisper's encoder as Qwen2.5-Omni has it; its positions are computed."""
+    """Return the number of parameters of Whisper's encoder in Qwen2.5-Omni, whose positions are computed."""
     hidden = k.count("d_model")
     return _whisper(k, hidden, k.count("encoder_ffn_dim")) + hidden * k.count("output_dim", default=text_hidden)
 
 
 def _qwen3_omni(k: Keys, text_hidden: int) -> int:
-    """Parameters of Qwen3-Omni's encoder: three convolutions in two dimensions before the blocks, two projections behind."""
+    """
+    Return the number of parameters of Qwen3-Omni's encoder: three convolutions in two dimensions before the blocks, two
+    projections behind.
+    """
     hidden, narrow = k.count("d_model"), k.count("downsample_hidden_size", default=480)
     bins = -(-k.count("num_mel_bins", default=128) // 8)
     convolutions = 9 * narrow * (1 + 2 * narrow) + narrow * bins * hidden
@@ -175,8 +184,8 @@ _AUDIO_ENCODERS: Mapping[str, Callable[[Keys, int], int]] = {
 
 def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | None:
     """
-    Parameters of a vision encoder: attention and feed-forward blocks, patch embedding, projection to the text
-    model.
+    Return the number of parameters of a vision encoder: attention and feed-forward blocks, patch embedding, projection
+    to the text model. None if unknown.
     """
     outer = config.get("model_type")
     # Qwen 2 VL's hidden_size is the width behind the encoder.
@@ -205,7 +214,10 @@ def _attention(k: Keys, hidden: int) -> int:
 
 
 def _embedding(k: Keys, hidden: int) -> int:
-    """Parameters of a vision encoder's embedding: the projection of a patch, and a table of positions."""
+    """
+    Return the number of parameters of a vision encoder's embedding: the projection of a patch, and a table of
+    positions.
+    """
     patch, image = _side(k, "patch_size") or 14, _side(k, "image_size") or 0
     channels, frames = k.maybe("in_channels", "in_chans", "num_channels") or 3, k.maybe("temporal_patch_size") or 1
     rotary = k.raw("model_type") == "pixtral" or k.raw("position_embedding_type") == "rope"
@@ -215,7 +227,7 @@ def _embedding(k: Keys, hidden: int) -> int:
 
 
 def _side(k: Keys, key: str) -> int | None:
-    """Return the length of a side, which some write twice."""
+    """Return the length of a side, which some configs write twice; None if missing."""
     value = k.raw(key)
     if isinstance(value, list | tuple) and value and all(each == value[0] for each in value):
         return Keys({key: value[0]}).maybe(key)
@@ -223,18 +235,24 @@ def _side(k: Keys, key: str) -> int | None:
 
 
 def _mistral3_join(k: Keys, hidden: int, text_hidden: int) -> int:
-    """Mistral 3: merges patches, then two projections."""
+    """Return the number of parameters between encoder and text of Mistral 3: merged patches, then two projections."""
     side = k.count("spatial_merge_size", default=2)
     return hidden * side * side * hidden + hidden * text_hidden + text_hidden * text_hidden
 
 
 def _glm4v_old_join(k: Keys, hidden: int, text_hidden: int) -> int:
-    """GLM-4V: a convolution joins four patches, then a gated layer as wide as the layers of the text model."""
+    """
+    Return the number of parameters between encoder and text of GLM-4V: a convolution joins four patches, then a gated
+    layer as wide as the layers of the text model.
+    """
     return 4 * hidden * text_hidden + text_hidden * text_hidden + 3 * text_hidden * k.count("ffn_hidden_size")
 
 
 def _minimax_join(k: Keys, hidden: int, text_hidden: int) -> int:
-    """MiniMax M3: projections of each patch, then of four together."""
+    """
+    Return the number of parameters between encoder and text of MiniMax M3: projections of each patch, then of four
+    together.
+    """
     width = k.count("projector_hidden_size", default=text_hidden)
     return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
 
@@ -248,7 +266,10 @@ _JOINS_OF_WHOLE: Mapping[str, Callable[[Keys, int, int], int]] = {
 
 
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
-    """Return the projections of those types whose sizes are in the whole config; 0 of others."""
+    """
+    Return the number of parameters of the projections of model types whose sizes are in the whole config; 0 of other
+    types.
+    """
     if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
         return hidden * k.count("scale_factor", default=2) ** 2 * text_hidden
     layers = k.raw("vision_feature_layer")
@@ -267,13 +288,16 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
 
 
 def _glm_join(k: Keys, merged: int, _: int) -> int:
-    """GLM: a convolution that merges, a projection, and a gated layer. Newer files have a separate key for its width."""
+    """
+    Return the number of parameters between encoder and text of GLM: a convolution that merges, a projection, and a
+    gated layer. Newer files have a separate key for its width.
+    """
     behind, width = k.count("out_hidden_size"), k.count("projection_intermediate_size", "intermediate_size")
     return merged * behind + behind * behind + 3 * behind * width
 
 
 def _ernie_join(k: Keys, merged: int, text_hidden: int) -> int:
-    """ERNIE 4.5 VL: joins patches, then frames."""
+    """Return the number of parameters between encoder and text of ERNIE 4.5 VL: joined patches, then joined frames."""
     return merged * merged * (3 + (k.maybe("temporal_merge_size") or 2)) + merged * text_hidden
 
 
@@ -282,7 +306,10 @@ def _qwen2_join(k: Keys, merged: int, text_hidden: int) -> int:
 
 
 def _llama4_join(k: Keys, _: int, text_hidden: int) -> int:
-    """Llama 4: patches shuffled into channels, two layers, and a projection."""
+    """
+    Return the number of parameters between encoder and text of Llama 4: patches shuffled into channels, two layers, and
+    a projection.
+    """
     behind, out = k.count("projector_output_dim", default=4096), k.count("vision_output_dim", default=7680)
     shuffled = k.count("intermediate_size")
     return shuffled * k.count("projector_input_dim", default=4096) + behind * behind + out * text_hidden
@@ -299,8 +326,8 @@ _JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
 
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     """
-    Parameters of a vision encoder's projection to the text model; Qwen merges patches, once more for each deep
-    layer.
+    Return the number of parameters of a vision encoder's projection to the text model. Qwen merges patches, once more
+    for each deep layer.
     """
     side = k.maybe("spatial_merge_size") or 2
     merged = hidden * side * side

@@ -1,4 +1,4 @@
-"""Which layers have full attention and which a window, in all published names of keys."""
+"""Which layers have full attention and which a window, by all published names of keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -44,7 +44,7 @@ def draft_layers(k: Keys) -> int:
 
 
 def window(k: Keys) -> int:
-    """Return the span of sliding attention in tokens; 0 if there is no window."""
+    """Return the span of sliding attention in tokens; 0 without a window."""
     value = k.raw("sliding_window")
     if value is None or value is False:
         return 0
@@ -54,7 +54,7 @@ def window(k: Keys) -> int:
 
 
 def named(k: Keys, layers: int) -> list[str] | None:
-    """Return the kinds of attention span that ``layer_types`` names; None if there is no such key."""
+    """Return the kinds of attention span that ``layer_types`` names; None if the config lacks this key."""
     if not k.has("layer_types"):
         return None
     found = k.per_layer("layer_types", layers, extra=draft_layers(k))
@@ -62,7 +62,7 @@ def named(k: Keys, layers: int) -> list[str] | None:
 
 
 def by_name(k: Keys, names: Sequence[str]) -> list[Spanned]:
-    """Attention spans of layers of the kinds *names*."""
+    """Return the attention spans of layers of the kinds *names*."""
     spans: list[Spanned] = []
     if all(LAYER_TYPES.get(name) == "full" for name in names):
         k.raw("sliding_window")  # no layer has it
@@ -86,8 +86,8 @@ def _sized(k: Keys, span: Span) -> Spanned:
 
 def from_kinds(k: Keys, default: Callable[[int], bool], layers: int) -> list[Spanned]:
     """
-    Attention spans by ``layer_types``; else a layer slides if *default* returns True for it and there is a
-    window.
+    Return the attention spans by ``layer_types``; without it, a layer slides if *default* returns True for it and there
+    is a window.
     """
     if names := named(k, layers):
         return by_name(k, names)
@@ -96,18 +96,18 @@ def from_kinds(k: Keys, default: Callable[[int], bool], layers: int) -> list[Spa
 
 
 def everything(k: Keys, layers: int) -> list[Spanned]:
-    """Attention spans of all layers are full, unless the file itself names kinds of layers."""
+    """Return full attention spans for all layers, unless the file itself names kinds of layers."""
     names = named(k, layers)
     return by_name(k, names) if names else [FULL] * layers
 
 
 def all_slide(k: Keys, layers: int) -> list[Spanned]:
-    """Attention spans of Mistral 7B and Phi-3: every layer slides if there is a window at all."""
+    """Return the attention spans of Mistral 7B and Phi-3: every layer slides if there is a window at all."""
     return from_kinds(k, lambda _: True, layers)
 
 
 def qwen(k: Keys, layers: int) -> list[Spanned]:
-    """Attention spans of Qwen 2 and 3: with ``use_sliding_window``, layers from ``max_window_layers`` on slide."""
+    """Return the attention spans of Qwen 2 and 3: with ``use_sliding_window``, layers from ``max_window_layers`` on slide."""
     if not k.flag("use_sliding_window"):
         k.raw("sliding_window")  # without the switch it means nothing
         names = named(k, layers)
@@ -118,7 +118,7 @@ def qwen(k: Keys, layers: int) -> list[Spanned]:
 
 def every(key: str, default: int) -> Rule:
     """
-    Spans with full attention in the last layer of each group: Gemma 3 (6), Cohere 2, OLMo 3, EXAONE 4 (4),
+    Return a rule with full attention in the last layer of each group: Gemma 3 (6), Cohere 2, OLMo 3, EXAONE 4 (4),
     gpt-oss, Gemma 2 (2).
     """
 
@@ -132,7 +132,7 @@ def every(key: str, default: int) -> Rule:
 
 
 def _lettered(k: Keys, key: str, layers: int) -> list[Spanned]:
-    """Attention spans from EXAONE's ``LLLG``: L slides, G is full."""
+    """Return the attention spans in EXAONE's ``LLLG``: L slides, G is full."""
     letters = k.word(key) or ""
     if not letters or set(letters) - {"L", "G"}:
         raise k.refuse(key, f"must be a pattern of L and G; found {shown(letters)}")
@@ -140,13 +140,13 @@ def _lettered(k: Keys, key: str, layers: int) -> list[Spanned]:
 
 
 def first_of(step: int) -> Rule:
-    """Attention spans in which the first layer of each group of fixed size is full."""
+    """Return a rule with full attention in the first layer of each group of fixed size."""
     return lambda k, layers: from_kinds(k, lambda i: i % step != 0, layers)
 
 
 def llama4(k: Keys, layers: int) -> list[Spanned]:
     """
-    Spans of Llama 4: layers without rotary embedding (marked 0), by default every fourth, are full; others
+    Return the spans of Llama 4: layers without rotary embedding (marked 0), by default every fourth, are full; others
     are chunked, if chunks exist.
     """
     names = named(k, layers)

@@ -137,7 +137,7 @@ class Sglang(Backend):
         return _bounded(usual, least, most)
 
     def _boot(self, deployment: Deployment, shape: Shape, free_bytes: float, more: float) -> memory.Boot:
-        """Return the SGLang boot on devices with *free_bytes*, with the memory fraction raised by *more*."""
+        """Return the memory of an SGLang boot on devices with *free_bytes*, with the memory fraction raised by *more*."""
         flags = deployment.flags
         device_bytes, context = free_bytes + TAKEN_BYTES, deployment.max_model_len or 0
         requests = flags.get("max-running-requests")
@@ -203,13 +203,13 @@ class Sglang(Backend):
         return ""
 
     def _on_device(self, deployment: Deployment) -> str:
-        """Explain why SGLang's memory on this kind of device is not modelled; empty if it is."""
+        """Return the reason why SGLang's memory on this kind of device is not modelled; empty if it is modelled."""
         there = deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI")
         return "on AMD devices is not modelled: AITER's workspace is subtracted from the pool" if there else ""
 
 
 def _irregular(shape: Shape, whole: ModelShape) -> str:
-    """Explain why the windows of a model are not modelled for SGLang; empty if they are."""
+    """Return the reason why the windows of a model are not modelled for SGLang; empty if they are modelled."""
     regular = [bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)]
     if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
         return "is not modelled where not just every fourth layer of Llama 4 is full"
@@ -219,7 +219,7 @@ def _irregular(shape: Shape, whole: ModelShape) -> str:
 
 
 def _is_0_5_6(deployment: Deployment) -> bool:
-    """Return whether the SGLang version is a 0.5.6, whose boots on eight devices were measured."""
+    """Return whether the SGLang version is 0.5.6, whose boots on eight devices were measured."""
     return deployment.version is not None and in_range("0.5.6.post2", deployment.version)
 
 
@@ -237,8 +237,8 @@ SHOWN_FROM_BYTES = 0.5 * GiB
 
 def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Prediction:
     """
-    Return the prediction of SGLang's *usual* boot with the bounds of its KV pool. It is in doubt if the bounds differ
-    in outcome.
+    Return the prediction of SGLang's *usual* boot with the bounds of its KV pool. If the bounds differ in outcome, it
+    is in doubt.
     """
     found = usual.predict()
     low, high = least.pool_bytes, most.pool_bytes
@@ -269,7 +269,7 @@ def _latents(shape: Shape) -> tuple[Latent, ...]:
 
 
 def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
-    """Name the key or flag for which SGLang's pools are not modelled; empty if all are."""
+    """Return the key or flag for which SGLang's pools are not modelled; empty if the pools are modelled."""
     architecture, flags = shape.architecture, deployment.flags
     attentions = [cache for cache, _ in whole.attentions]
     windowed = any(cache.window for cache in attentions)
@@ -296,7 +296,7 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
 
 def _shares(whole: ModelShape) -> bool:
     """
-    Return whether some layers have no entry in SGLang's KV cache. In a model with states, these are feed-forward
+    Return whether some layers have no entry in SGLang's KV cache. In a model with states, such layers are feed-forward
     layers.
     """
     return not whole.states and any(not layer.caches for layer in whole.stack)

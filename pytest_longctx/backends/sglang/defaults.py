@@ -35,19 +35,19 @@ _STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
 
 def total_mib(device_bytes: float) -> int:
     """
-    Convert the device memory that torch reports to MiB as ``nvidia-smi`` reports it. SGLang chooses defaults by the
-    MiB of ``nvidia-smi``.
+    Return the device memory that torch reports in the MiB that ``nvidia-smi`` reports, by which SGLang chooses
+    defaults.
     """
     return _TOTAL_MIB.get(int(device_bytes // 1024**3), round(device_bytes / _MIB) + _FREE_BELOW_TOTAL_MIB)
 
 
 def chunk_tokens(gpu_mib: int, version: str | None) -> int:
-    """SGLang's default of ``--chunked-prefill-size``, in tokens."""
+    """Return SGLang's default of ``--chunked-prefill-size``, in tokens."""
     return _row(gpu_mib, version)[1]
 
 
 def largest_decode_graph(gpu_mib: int, tensor_parallel: int, version: str | None) -> int:
-    """SGLang's default of ``--cuda-graph-max-bs-decode``, in requests."""
+    """Return SGLang's default of ``--cuda-graph-max-bs-decode``, in requests."""
     return _row(gpu_mib, version)[2 if tensor_parallel < 4 else 3]
 
 
@@ -75,7 +75,7 @@ def static_fraction(
     prefill_mib: int | None = None,
 ) -> float:
     """
-    SGLang's default of ``--mem-fraction-static`` for a text model.
+    Return SGLang's default of ``--mem-fraction-static`` for a text model.
 
     *decode_graphs*: the largest batch of a decode graph, None without graphs. *prefill_tokens*: the largest prefill
     graph. *devices*: number of devices for tensor and pipeline parallelism together. *prefill_mib*: memory that prefill graphs

@@ -44,7 +44,7 @@ CHUNK_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """Memory of one server, computed from its flags, in the order of the engine's allocations on each device."""
+    """Memory of one SGLang server, computed from its flags, in the order of the engine's allocations on each device."""
 
     shape: Shape
     device_bytes: float
@@ -68,9 +68,9 @@ class Boot:
     swa_ratio: float = SWA_RATIO
     """Tokens in a windowed layer's pool per token of a full layer's pool."""
     latent_bytes: int | None = None
-    """Bytes of one token's latent if its layout is fixed; None: *value_bytes* for each of its values."""
+    """Bytes of one token's latent if its layout is fixed; None for *value_bytes* per value."""
     indexed_by_all: bool = False
-    """Whether every layer has room for an indexer's key, even if it uses the key of another layer. So up to 0.5.22."""
+    """Whether every layer has room for an indexer's key, as up to 0.5.22, even if it uses the key of another layer."""
     state_value_bytes: int = 4
     """Of a recurrent state."""
     state_ratio: float = STATE_RATIO
@@ -92,7 +92,7 @@ class Boot:
 
     @property
     def _caches(self) -> tuple[tuple[Attention | Latent, int], ...]:
-        """Layers whose KV cache has memory for each token, with their number."""
+        """Return the KV caches with memory for each token, and the number of layers of each."""
         if self.shape.model is not None:
             return self.shape.model.attentions
         heads, width, window = self.shape.kv_heads, self.shape.head_dim, self.shape.window
@@ -101,7 +101,7 @@ class Boot:
 
     def _kept(self, cache: Attention | Latent) -> float:
         """
-        Return the ratio of tokens: this layer's KV pool to the pool of a full-attention layer
+        Return the number of tokens in this layer's KV pool per token in a full-attention layer's pool
         (``pool_configurator.py``).
         """
         full = any(not other.window for other, _ in self._caches)
@@ -132,7 +132,10 @@ class Boot:
 
     @property
     def _share_bytes(self) -> float:
-        """Bytes that ``--mem-fraction-static`` leaves to SGLang's pools after the weights. It ignores the tables below."""
+        """
+        Bytes that ``--mem-fraction-static`` leaves to SGLang's pools after the weights, before the tables below are
+        subtracted.
+        """
         return max(0.0, self.device_bytes * self.mem_fraction_static - self.weight_bytes)
 
     @property
@@ -165,7 +168,7 @@ class Boot:
     @property
     def req_to_token_bytes(self) -> int:
         """
-        Bytes of the request-to-token table with one spare row. It is not part of ``--mem-fraction-static``.
+        Bytes of the request-to-token table with one spare row, which ``--mem-fraction-static`` does not include.
 
         >>> 2049 * 10_000_004 * 4 / 2**30   # the default at ten million tokens, in GiB
         76.33...
@@ -214,7 +217,7 @@ class Boot:
 
     def predict(self) -> Prediction:
         """
-        Predict whether the memory suffices for this SGLang boot. The order is: weights, request table, pool, graph
+        Return the predicted result of this SGLang boot by its memory, in the order weights, request table, pool, graph
         tables.
         """
         table = Term("req_to_token", self.req_to_token_bytes)
@@ -241,7 +244,7 @@ class Boot:
         return Prediction("serves", terms, longest, advertised_tokens=self.context - 7)
 
     def _cure(self, over: float, tried: tuple[str, "Boot"]) -> str:
-        """Return the flag of *tried* if its boot fits into memory, else the number of missing GiB."""
+        """Return the flag of *tried* if the boot with it fits into memory, else the number of missing GiB."""
         flag, other = tried
         fits = other != self and other.predict().outcome in ("serves", "dies")  # itself would be tried for ever
         return flag if fits else f"a server smaller by {over / GiB:.1f} GiB"

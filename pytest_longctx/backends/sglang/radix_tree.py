@@ -14,8 +14,8 @@ MEASURED = ">=0.5.16"
 """Versions whose delay of prompts by the prefix cache is known."""
 INSERT_S_PER_TOKEN = 9.5e-9
 """
-Time of the Rust core of 0.5.23 to insert a prompt again, per token of it: 9 to 9.5 ns of processor time at 1M and 2M
-tokens, on an AMD EPYC without a GPU.
+Seconds per token that the Rust core of 0.5.23 takes to insert a prompt again: 9 to 9.5 ns of processor time at 1M and
+2M tokens, on an AMD EPYC without a GPU.
 """
 SLICES = 2
 """Copies of a prompt's ids that 0.5.23 makes in Python for each chunk (``checkpoint_into_tree``)."""
@@ -47,7 +47,7 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
 
 def tree_insert_s(tokens: int, chunk_tokens: int) -> float:
     """
-    Predict the time for which the host of SGLang 0.5.23 writes one prompt into its radix tree, whose core is in Rust.
+    Return the time for which the host of SGLang 0.5.23 writes one prompt into its radix tree, whose core is in Rust.
 
     After each chunk, the ids up to its end are copied twice, and the core converts and compares them once. No node is
     sliced any more, so the time grows with N^2 / (2 c), not with N^3 / (6 c^2). The GPU works meanwhile: one H200 read
@@ -62,7 +62,7 @@ def tree_insert_s(tokens: int, chunk_tokens: int) -> float:
 
 
 def host_s(tokens: int, chunk_tokens: int, version: str | None, window: int | None = None) -> float:
-    """Return the time that the prefix cache of SGLang *version* adds to a prefill, at most. No version means the newest."""
+    """Return the most seconds that the prefix cache of SGLang *version* adds to a prefill. No version means the newest."""
     if version is not None and overlap(version, WALKS):
         return radix_walk_s(tokens, chunk_tokens, window)
     return tree_insert_s(tokens, chunk_tokens)

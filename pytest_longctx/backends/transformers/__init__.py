@@ -1,4 +1,4 @@
-"""Backend for a model loaded directly by transformers: one ``generate`` at a time, no scheduler, no paged cache."""
+"""Backend for a model that transformers loads directly: one ``generate`` at a time, no scheduler, no paged cache."""
 
 from types import MappingProxyType
 
@@ -9,7 +9,7 @@ from pytest_longctx.deployments.deployment import Deployment
 
 class Transformers(Backend):
     """
-    A model loaded by transformers, with the endpoints that other backends have.
+    A model loaded by transformers, served at the endpoints that other backends have.
 
     ``transformers serve`` (5.19) cannot be judged: it accepts no token ids, ends its streams without ``[DONE]`` and has
     no limit.

@@ -67,7 +67,7 @@ class Loaded:
 
 
 class Stream:
-    """Streamer for ``generate``. Its first call gets the prompt."""
+    """Streamer for ``generate``, whose first call receives the prompt."""
 
     def __init__(self, door: "Door") -> None:
         self.door, self.answered = door, -1
@@ -124,7 +124,7 @@ class Door(BaseHTTPRequestHandler):
         return self.answer(200, {"choices": [{"index": 0, "text": text, "finish_reason": "length"}], "usage": usage})
 
     def event(self, event: Answer) -> None:
-        """Send *event* of a completion now, or keep it for a single response."""
+        """Send *event* of a completion at once, or keep it for a single response."""
         if not self.streams:
             self.chunks.append(event)
             return
@@ -146,7 +146,7 @@ class Door(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Load the model with transformers, then serve it. No request is accepted before that."""
+    """Load the model with transformers, then serve it. Until the model is loaded, no request is accepted."""
     parser = argparse.ArgumentParser(prog="transformers_load")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)

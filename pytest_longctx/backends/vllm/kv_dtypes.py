@@ -58,7 +58,7 @@ _FP8 = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc")
 
 def of_keys(dtype: str, model_bytes: int) -> ValueSize | None:
     """
-    Return the bytes of keys and values for ``--kv-cache-dtype`` *dtype* and a model of *model_bytes* per value; None if
+    Return the size of keys and values for ``--kv-cache-dtype`` *dtype* and a model of *model_bytes* per value; None if
     unknown.
     """
     return PLAIN[model_bytes] if dtype == "auto" else PLAIN[1] if dtype in _FP8 else _KEYS.get(dtype)
@@ -66,7 +66,7 @@ def of_keys(dtype: str, model_bytes: int) -> ValueSize | None:
 
 def of_latents(dtype: str, model_bytes: int, *, packs_fp8: bool) -> ValueSize | None:
     """
-    Return the bytes of MLA latents for ``--kv-cache-dtype`` *dtype*; None if unknown.
+    Return the size of MLA latents for ``--kv-cache-dtype`` *dtype*; None if unknown.
 
     *packs_fp8*: whether FP8 means ``fp8_ds_mla``, which the sparse kernels of Hopper need.
     """

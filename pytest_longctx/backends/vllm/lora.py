@@ -12,8 +12,7 @@ DEFAULT_LORAS, DEFAULT_RANK = 1, 16
 
 def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -> float:
     """
-    Return the bytes of the slots for LoRA adapters on one device. vLLM allocates them with the model, even if none is
-    loaded.
+    Return the bytes of the slots for LoRA adapters on one device, which vLLM allocates with the model.
 
     Each matrix has ``--max-loras`` pairs of ``--max-lora-rank`` rows. The side that tensor parallelism does not divide
     is whole on every device. The tables at both ends of the model have slots, too.
@@ -34,7 +33,7 @@ def _whole(value: object, usual: int) -> int:
 
 
 def _sides(tensor: Tensor, devices: int, *, sharded: bool) -> float:
-    """Values in one row of a pair of LoRA matrices, both sides together, on one device."""
+    """Return the number of values in one row of a pair of LoRA matrices, both sides together, on one device."""
     cut = min(devices, tensor.shards)
     rows, columns = float(tensor.rows), float(tensor.columns)
     if tensor.name.endswith(_ROWS):

@@ -24,17 +24,17 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 MEASURED_FROM_BYTES = 120 * GiB
-"""`OUTSIDE_BYTES` applies to devices of at least this size: it was measured on H200s of 139.8 GiB."""
+"""Smallest device memory in bytes for which `OUTSIDE_BYTES` holds, which was measured on H200s of 139.8 GiB."""
 
 SAMPLER_LOGITS_BYTES = 4
 """Bytes per logit. The sampler works on FP32 copies."""
 
 HOST_OTHER_BYTES = 2.2 * GiB
-"""Host memory of a worker beside its tables; see `HOST_COPIES`."""
+"""Bytes of host memory of a worker beside the worker's tables; see `HOST_COPIES`."""
 
 HOST_COPIES = 1.8
 """
-Number of copies of its tables that a worker holds in host memory.
+Number of copies of the worker's tables that a worker holds in host memory.
 
 From two boots with four workers (vLLM 0.25.1): the host used 96 GiB with tables of 12.0 GiB each, and 12 GiB with
 tables of 0.45 GiB. With tables of 57.2 GiB, the kernel killed eight workers at about 79 GB each, before the tables were
@@ -72,7 +72,7 @@ See `Pool.group_layers`; source: ``_get_kv_cache_groups_uniform_page_size``.
 
 def group_ratio(version: str | None) -> float:
     """
-    `NEW_GROUP_RATIO` of the oldest engine in a range of versions.
+    Return the `NEW_GROUP_RATIO` of the oldest engine in a range of versions.
 
     Groups of 0.11 always have the smallest layer count; 0.12 allows a quarter more. The sources of 0.13 to 0.24 were not
     read; 1.5 is assumed for them.
@@ -87,7 +87,7 @@ def group_ratio(version: str | None) -> float:
 
 @dataclass(frozen=True)
 class Pool:
-    """The KV cache of one device, as blocks that all layers share. Raises `pages.UnlaidError` if its pages are unknown."""
+    """The KV cache of one device, as blocks that all layers share. Raises `pages.UnlaidError` if the pages are unknown."""
 
     shape: Shape
     available_bytes: float
@@ -166,7 +166,8 @@ class Pool:
 
     def longest(self) -> int:
         """
-        Return the longest request in tokens that fits into the KV pool; 0 if none does. The engine reserves one block.
+        Return the longest request in tokens that fits into the KV pool, of which the engine reserves one block; 0 if
+        none fits.
 
         Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048). If
         every layer keeps a state or a window, only the model's positions limit the length.
@@ -206,7 +207,7 @@ def sampler_copy_bytes(max_num_seqs: int, shape: Shape) -> int:
 
 @dataclass(frozen=True)
 class Beside:
-    """Everything in a server beside its model: a draft model, adapter slots, and flags that fix the pool or move weights."""
+    """The parts of a server beside its model: a draft model, adapter slots, and flags that fix the pool or move weights."""
 
     draft: Draft = NO_DRAFT
     adapters: float = 0.0
@@ -235,7 +236,8 @@ def predict(
     beside: Beside = Beside(),
 ) -> Prediction:
     """
-    Predict whether devices of *device_bytes* each suffice for a vLLM boot. *shape* is the shape of one of its *stages*.
+    Return the predicted result of a vLLM boot on devices of *device_bytes* each. *shape* is the shape of one of its
+    *stages*.
 
     *in_flight* is the number of tokens that may be computed at once, if more than one batch. The outcome is in doubt if
     the bounds of the memory beside weights and cache differ in outcome. Raises `pages.UnlaidError`.
@@ -341,7 +343,7 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
 
 
 def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
-    """State the doubt about a boot whose KV *pool* may have *least* to *most* bytes; empty if both have the same outcome."""
+    """Return the doubt about a boot whose KV *pool* may have *least* to *most* bytes; empty if both have one outcome."""
     least, most = max(0.0, least), max(0.0, most)
     fits = {replace(pool, available_bytes=size).concurrency(max_model_len) >= 1 for size in (least, most)}
     if len(fits) == 1:
@@ -354,7 +356,7 @@ def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
-    """Predict a boot whose KV cache size is set explicitly. Other memory is unknown."""
+    """Return the prediction of a boot whose KV cache size is set explicitly. Other memory is unknown."""
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     terms = (Term("KV pool", pool.available_bytes), one_request)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
@@ -364,5 +366,5 @@ def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
 
 
 def available_bytes(device_bytes: float, utilisation: float, weight_bytes: float, other_bytes: float) -> float:
-    """Memory of a device for the KV pool: its share, minus the weights, minus activations and graphs."""
+    """Return the bytes of a device for the KV pool: the device's share, minus weights, activations and graphs."""
     return max(0.0, device_bytes * utilisation - weight_bytes - other_bytes)

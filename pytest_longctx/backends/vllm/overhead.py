@@ -1,5 +1,5 @@
 """
-GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, the estimate of graphs.
+GPU memory of vLLM beside weights and KV cache: profiling run, memory outside PyTorch, and the estimate for graphs.
 
 The profiling run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
 (``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the sampler's peak or the peak of the widest feed-forward
@@ -37,7 +37,8 @@ FIXED_BYTES = 0.04 * GiB
 """Bytes of input ids, positions, block tables and other buffers of the profiling run."""
 FLASHINFER_SAMPLES = "0.12"
 """
-Before this version, FlashInfer's sampler is used if installed, as in the published images. It does not sort.
+First version that does not use FlashInfer's sampler when installed, as in the published images. That sampler does not
+sort.
 
 Mistral-Small took 2.12 GiB in the image of 0.11.0; gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
 """
@@ -93,11 +94,11 @@ class Trial:
     eager: bool = False
     version: str | None = None
     linked: bool = True
-    """Whether NVLink connects its devices. The all-reduce that is fused with a norm then has its own buffers."""
+    """Whether NVLink connects the server's devices. The all-reduce that is fused with a norm then has its own buffers."""
     graphs: int = GRAPHS_USUAL
     """Number of sizes of CUDA graphs."""
     flashinfer: bool = False
-    """Whether FlashInfer is installed. Versions before `FLASHINFER_SAMPLES` then use it to sample."""
+    """Whether FlashInfer is installed, which versions before `FLASHINFER_SAMPLES` then use to sample."""
     second_runner: bool | None = False
     """Whether the model runner is the second one, which samples from the model's own logits; None if unknown."""
     hopper: bool | None = True
@@ -105,7 +106,7 @@ class Trial:
     context: int | None = None
     """Tokens of the longest context; None if unknown. A long one is then assumed."""
     shared: bool = False
-    """Whether device and host share their memory (GB10). Growth of the host's use then counts too."""
+    """Whether device and host share their memory (GB10), so that growth of the host's use also counts."""
 
     @property
     def sorts(self) -> bool:
@@ -169,7 +170,7 @@ TOWER_SLACK_TOKENS = 8192
 
 
 def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
-    """Return the peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's."""
+    """Return the peak bytes of vLLM's profiling run: the larger of the sampler's peak and the widest layer's peak."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
@@ -188,7 +189,7 @@ Most cached tokens whose latents vLLM's MLA expands to keys and values at once (
 
 def _latent_attention(shape: Shape, trial: Trial) -> float:
     """
-    Return the bytes of the widest layer with latent attention in vLLM's profiling run; 0 if there is none.
+    Return the bytes of the widest layer with latent attention in vLLM's profiling run; 0 without such a layer.
 
     It allocates the keys and values of `PREFILL_ROWS` cached tokens, the queries, and three copies of the hidden values
     (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
@@ -224,7 +225,10 @@ def _logit_bytes(trial: Trial) -> tuple[float, ...]:
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
-    """Values per token in the widest dense feed-forward layer of the profiling run: both projections and their product."""
+    """
+    Return the number of values per token in the widest dense feed-forward layer of the profiling run: both projections
+    and their product.
+    """
     rows: dict[str, list[int]] = {}
     for tensor in _matrices(model):
         if ".experts." not in tensor.name and tensor.name.endswith((".gate_proj", ".up_proj")):
@@ -269,7 +273,7 @@ def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float
 
 
 MXFP4_BITS = 4.25
-"""Bits of one value, with its share of an 8-bit scale for 32 values."""
+"""Bits of one MXFP4 value, including the value's share of an 8-bit scale for 32 values."""
 
 
 def _up(number: float, multiple: int) -> int:
@@ -322,13 +326,14 @@ def penalty_bytes(shape: Shape, trial: Trial) -> Range:
 UNREAD_BYTES = 1.2 * GiB
 """Memory that versions before 0.11 used beyond the terms of later ones: 1.0 GiB (0.9.2, four H100)."""
 SHARED_BYTES = Range(0.0, 0.9 * GiB, 3 * GiB)
-"""
-Growth of the host's own memory during a boot if it is the device's memory too: 0.8 and 1.1 GiB in two boots on a GB10.
-"""
+"""Growth in bytes of the host's memory during a boot on a device that shares it: 0.8 and 1.1 GiB in two boots on a GB10."""
 
 
 def graph_bytes(shape: Shape, trial: Trial) -> Range:
-    """Estimate of CUDA graphs that vLLM subtracts from the pool. Before `GRAPHS_COUNTED`, graphs use the remaining memory."""
+    """
+    Return the estimate for CUDA graphs that vLLM subtracts from the pool. Before `GRAPHS_COUNTED`, graphs use the
+    remaining memory.
+    """
     if trial.eager or trial.before(GRAPHS_COUNTED):
         return Range(0, 0, 0)
     layers = shape.model.layers if shape.model is not None else shape.layers

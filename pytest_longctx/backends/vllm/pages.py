@@ -21,7 +21,7 @@ from pytest_longctx.shapes.model import VALUE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Page layout of one engine: its dtypes, block sizes and rules, for one version on one kind of device."""
+    """Page layout of one engine version on one kind of device: dtypes, block sizes and rules."""
 
     keys: ValueSize = PLAIN[2]
     """Bytes of keys and values."""
@@ -32,7 +32,7 @@ class Layout:
     """Bytes of a value of a recurrent state; None: as in the config, or as for the convolution."""
     tensor_parallel: int = 1
     block_size: int = 16
-    """Tokens of an attention block, before it is enlarged for states."""
+    """Tokens of an attention block, before the block is enlarged for states."""
     alignment: int = 16
     """Tokens of the smallest block that a kernel supports."""
     hybrid: bool = True
@@ -51,7 +51,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Layers with equal pages."""
+    """Layers whose pages are equal."""
 
     span: Literal["full", "sliding", "chunked", "state"]
     layers: int
@@ -69,13 +69,13 @@ class Kind:
 
     @property
     def covered(self) -> int:
-        """Tokens of one request in a block of such pages on all devices together."""
+        """Number of tokens of one request in a block of these pages, on all devices together."""
         return self.tokens * (self.shards if self.span == "full" else 1)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
         """
-        Return the most blocks of such pages that a request of *tokens* needs in one group, while *in_flight* tokens are
-        computed.
+        Return the most blocks of these pages that a request of *tokens* needs in one group, while *in_flight* tokens
+        are computed.
         """
         if self.span == "state":
             return self.state_blocks
@@ -88,7 +88,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """The groups of a pool with blocks of one size."""
+    """The groups of layers in a pool whose blocks have one size."""
 
     kinds: tuple[Kind, ...]
     group_layers: int
@@ -103,7 +103,7 @@ class Grouping:
 
     @property
     def _counted(self) -> tuple[Kind, ...]:
-        """Kinds of pages with their own blocks. If one group holds all layers, only the first kind."""
+        """Return the kinds of pages with their own blocks: only the first kind if one group holds all layers."""
         one = self.group_layers == sum(kind.layers for kind in self.kinds)
         return self.kinds[:1] if one else self.kinds
 
@@ -126,7 +126,7 @@ class Grouping:
 
 
 class UnlaidError(ValueError):
-    """These pages cannot be arranged in one pool, or it is unknown how. The message says which of both."""
+    """The pages cannot be arranged in one pool, or their arrangement is unknown. The message says which."""
 
 
 def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
@@ -144,7 +144,7 @@ def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
 
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
     """
-    Arrange the pages of layers in groups. *caches* has the caches, and the number of layers of each. Raises
+    Return the pages of layers in groups. *caches* has the caches, and the number of layers of each. Raises
     `UnlaidError`.
     """
     kinds = _kinds(tuple(caches), layout)
@@ -223,7 +223,7 @@ def _state(state: State, count: int, page_bytes: int, block: int, layout: Layout
 
 def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
     """
-    Return the kinds of pages without the hybrid manager. If there is a full layer, layers with a window keep all
+    Return the kinds of pages without the hybrid manager. If any layer has full attention, layers with a window keep all
     tokens.
     """
     if not any(kind.span == "full" for kind in kinds):
@@ -234,7 +234,7 @@ def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
 
 def _uniform(kinds: Sequence[Kind]) -> bool:
     """
-    Return whether the pages of all layers need blocks for the same tokens. One group then has them all, whatever their
+    Return whether the pages of all layers need blocks for equal tokens, so that one group has all layers whatever their
     sizes.
     """
     states = {(kind.page_bytes, kind.state_blocks) for kind in kinds if kind.span == "state"}
@@ -242,7 +242,10 @@ def _uniform(kinds: Sequence[Kind]) -> bool:
 
 
 def _unified(kinds: Sequence[Kind]) -> list[Kind]:
-    """Return kinds with pages of one size. Smaller pages get more tokens if these fill the page exactly, or padding if not."""
+    """
+    Return kinds whose pages have one size. Smaller pages get more tokens if these fill the page exactly, otherwise
+    padding.
+    """
     largest = max(kind.page_bytes for kind in kinds)
     made = []
     for kind in kinds:
@@ -256,7 +259,7 @@ def _unified(kinds: Sequence[Kind]) -> list[Kind]:
 
 
 def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
-    """Merge kinds of pages that differ only in their number of layers."""
+    """Return *kinds* in which pages that differ only in their number of layers are one kind."""
     counts: dict[Kind, int] = {}
     for kind in kinds:
         alike = replace(kind, layers=0)
@@ -265,10 +268,7 @@ def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
 
 
 def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
-    """
-    Return the bytes of the KV pool if flags fix them. If not, None. The number of blocks has priority, as in the
-    engine.
-    """
+    """Return the bytes of the KV pool if flags fix it, else None. The number of blocks has priority, as in the engine."""
     blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
     if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
         return float(blocks * block_bytes)

@@ -24,7 +24,7 @@ from pytest_longctx.units import GiB
 ALIGNED_STATES: Final = ">=0.25"
 """Versions whose prefix cache by default keeps states, in blocks aligned with the blocks of attention; not in 0.12."""
 ALIGNED_ON_REQUEST: Final = ">=0.20"
-"""Versions that do so on request, as logs of 0.20.0 say. Versions between 0.12 and 0.20 are unknown."""
+"""Versions that align pages on request, as logs of 0.20.0 state. Versions between 0.12 and 0.20 are unknown."""
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 """
 Kinds of state with one more block for a checkpoint of a prefill, and the first version (in 0.32.0 only Mamba-2's
@@ -32,7 +32,8 @@ mixer).
 """
 IN_FLIGHT: Final = "<0.32"
 """
-Versions whose windows reserve for one batch. 0.32 reserves for two if it schedules ahead (``max_in_flight_tokens``).
+Versions whose windows reserve tokens for one batch. 0.32 reserves for two batches if it schedules ahead
+(``max_in_flight_tokens``).
 """
 LATENTS: Final = frozenset(
     """axk1 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
@@ -44,7 +45,7 @@ Model types whose latents are cached (``is_deepseek_mla``, 0.32.0). For others, 
 
 
 def device(deployment: Deployment) -> Accelerator | None:
-    """Return the accelerator in the settings of *deployment*; None if there is none."""
+    """Return the accelerator in the settings of *deployment*; None if the settings name none."""
     return every().get(Hardware.parse(deployment.hardware).kind) if deployment.hardware else None
 
 
@@ -55,7 +56,7 @@ def all_in(deployment: Deployment, versions: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The number of requests and tokens computed at once."""
+    """The number of requests and tokens that the engine computes at once."""
 
     max_num_seqs: int
     max_batched_tokens: int
@@ -80,26 +81,26 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
 
 
 def _small_batches(deployment: Deployment, here: Accelerator) -> bool:
-    """Return whether a device of 70 GiB or more gets the defaults of small ones: A100s by their name, GB10 since 0.33."""
+    """Return whether a device of 70 GiB or more gets the defaults of small devices: A100s by their name, GB10 since 0.33."""
     return here.kind.startswith("A100") or (here.kind == "GB10" and all_in(deployment, ">=0.33"))
 
 
 def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
-    """Return the bytes of a value in the dtype that the model computes with. FP32 only on request."""
+    """Return the bytes of a value in the dtype that the model computes with, which is FP32 only on request."""
     del model  # "auto" is 16 bits also for a config in FP32
     return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
 
 
 def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
     """
-    Return whether vLLM uses the KV cache dtype that the checkpoint names: ModelOpt's since 0.25
+    Return whether vLLM uses the KV cache dtype that the checkpoint names: that of ModelOpt since 0.25
     (``utils/torch_utils.py``).
     """
     return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
 
 
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
-    """Return vLLM's setting ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
+    """Return the value of vLLM's ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
         return shape.whole.scheme.kv_dtype or dtype
@@ -147,13 +148,16 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
 
 
 EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
-"""Model types whose published configs all have ``mamba_ssm_dtype`` float32. A config without it is an excerpt."""
+"""
+Model types whose published configs all have ``mamba_ssm_dtype`` float32, so that a config without this key is an
+excerpt.
+"""
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
     """
-    Return the bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, or as for the
-    convolution.
+    Return the bytes of a value of a recurrent state by vLLM's dtype settings. None means as in the config, or as for
+    the convolution.
     """
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
@@ -164,8 +168,8 @@ def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> f
 
 REFERENCE_LATENT_BLOCK: Final = 16
 """
-Tokens of a block in the CPU build's reference kernel of MLA, which has only this size. The AMX kernel takes any; its
-default is 128.
+Tokens of a block in the CPU build's reference kernel of MLA, which has only this size. The AMX kernel takes any size;
+the default is 128.
 """
 
 
@@ -215,7 +219,7 @@ def share(deployment: Deployment) -> float:
 _FIRST_RUNNERS: Final = ("suffix", "medusa", "mlp_speculator", "custom_class")
 """Speculative methods that the second runner lacks (0.32.0, ``_get_v2_model_runner_unsupported_features``)."""
 _SECOND_SINCE: Final = {"Qwen3ForCausalLM": ">=0.22", "LlamaForCausalLM": ">=0.23", "MistralForCausalLM": ">=0.23"}
-"""Classes that use the second runner by default before all do, with their first versions (release notes)."""
+"""Classes that use the second runner by default before all classes do, with their first versions (release notes)."""
 
 
 def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
@@ -285,7 +289,7 @@ def _samples_with_flashinfer(deployment: Deployment) -> bool:
 
 
 def unlaid(deployment: Deployment, shape: Shape) -> str:
-    """Name the setting or key for which vLLM's pages of *shape* are unknown; empty if they are known."""
+    """Return the setting or key for which vLLM's pages of *shape* are unknown; empty if they are known."""
     model, flags = shape.whole, deployment.flags
     if model is None:
         return ""

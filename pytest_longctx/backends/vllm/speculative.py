@@ -1,5 +1,5 @@
 """
-Speculative decoding in vLLM: the weights, caches and tokens that a draft adds.
+Speculative decoding in vLLM: the weights, caches and tokens that a draft model or head adds.
 
 Sources of 0.32.0: ``model_executor/models`` (``llama_eagle3.py``, ``qwen3_5_mtp.py``, ``deepseek_mtp.py``),
 ``config/speculative.py``, ``v1/kv_cache_interface.py`` (``num_speculative_blocks``).
@@ -26,7 +26,10 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The part that drafts: its weights on one device, the caches of its layers, and the number of tokens it drafts."""
+    """
+    The drafting part of a server: its weights on one device, the caches of its layers, and the number of tokens per
+    draft.
+    """
 
     weights: Range = NOTHING
     caches: tuple[tuple[Cache, int], ...] = ()
@@ -49,7 +52,7 @@ def config(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
 
 
 def method(told: Mapping[str, Any]) -> str:
-    """Return the method of speculative decoding. By default it follows from the draft model's name, as in vLLM."""
+    """Return the method of speculative decoding. As in vLLM, its default follows from the draft model's name."""
     named = str(told.get("method") or "").lower()
     model = str(told.get("model") or "").lower()
     if named:
@@ -93,7 +96,8 @@ def _attends(layer: Layer) -> bool:
 
 def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: int) -> Draft:
     """
-    Build a draft of one layer like the model's last attention layer, and its projection. The tables are the model's.
+    Return a draft of one layer like the model's last attention layer, with a projection. The draft shares the model's
+    tables.
 
     In some checkpoints the draft's weights are quantised. An EAGLE-3 draft has a separate, smaller table.
     """
@@ -110,8 +114,8 @@ def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: in
 
 def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any], devices: int) -> Draft:
     """
-    Build the draft of a separate model from its config.json. ``draft_tensor_parallel_size`` 1 puts a whole copy on each
-    device.
+    Return the draft of a separate model from its config.json. ``draft_tensor_parallel_size`` 1 puts a whole copy on
+    each device.
     """
     parts = told.get("draft_tensor_parallel_size", devices)
     parts = parts if isinstance(parts, int) and 0 < parts <= devices else devices

@@ -25,7 +25,7 @@ _PARTS = ("package", "machine", "engines", "launchers")
 
 @dataclass(frozen=True, slots=True)
 class Judgeable:
-    """One backend, and the deployments that can boot here."""
+    """One backend, and the deployments that it can boot on this machine."""
 
     backend: str
     version: str | None
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Print the result. Return 1 if no engine (or not the wanted one) can be judged as a process here, else 0."""
+    """Print the doctor's output. Return 1 if no engine (or not the wanted one) can be judged as a process here, else 0."""
     if given.backend is not None and given.backend not in registry.BACKENDS:
         raise UsageError(unknown("backend", given.backend, registry.BACKENDS))
     folders = paths.data(given.data, "--data")
@@ -70,7 +70,7 @@ def run(given: Namespace) -> int:
 
 
 def _usable(installed: list[Backend], wanted: str | None) -> list[Backend]:
-    """Return the backends to count: the wanted one if it can be used, otherwise the backends with an installed engine."""
+    """Return the backends to count: the wanted backend if it can be used, otherwise the backends with an installed engine."""
     if wanted is None:
         return installed
     made = backends.named(wanted)
@@ -79,7 +79,7 @@ def _usable(installed: list[Backend], wanted: str | None) -> list[Backend]:
 
 
 def judgeable(made: Backend, known: Iterable[Deployment], machine: Machine) -> Judgeable:
-    """Count what *machine* can judge with the backend *made*, by hardware and version."""
+    """Return what *machine* can judge with the backend *made*, by hardware and version."""
     ours = [one for one in known if one.backend == made.name]
     version = None
     if made.package is not None:
@@ -93,14 +93,14 @@ def _takes(one: Deployment, version: str | None) -> bool:
 
 
 def verdict(checks: Iterable[Check], usable: Iterable[Judgeable]) -> bool:
-    """Return whether anything can be judged: nothing is wrong, and an engine with a suitable deployment is installed."""
+    """Return whether findings can be judged: no check failed, and an engine with a suitable deployment is installed."""
     return all(check.word != "wrong" for check in checks) and any(one.deployments for one in usable)
 
 
 def lines(
     found: Mapping[str, Any], usable: Iterable[Judgeable], *, fine: bool, wanted: str | None = None
 ) -> Iterator[str]:
-    """Return the doctor's output for a terminal: the answer, then every check."""
+    """Yield the doctor's output for a terminal: the answer, then every check."""
     rows = [str(one) for one in usable]
     yield "can be judged here:" if fine else "nothing can be judged here yet:"
     yield from (f"  {row}" for row in rows)

@@ -1,4 +1,4 @@
-"""The checks of ``longctx doctor``. Each returns what it found, and how to fix it if something is missing."""
+"""The checks of ``longctx doctor``. Each returns its result, with a remedy if something is missing."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ _NO_SHM: Final = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check."""
+    """The result of one check of the machine."""
 
     name: str
     word: Word
@@ -48,14 +48,14 @@ class Check:
     cure: str = ""
 
     def lines(self) -> Iterator[str]:
-        """Return the check for a terminal."""
+        """Yield the result of the check as lines for a terminal."""
         yield f"{self.word:<8} {self.name:<14} {self.said}"
         if self.cure:
             yield f"{'':<8} {'':<14} try: {self.cure}"
 
 
 def versions() -> Iterator[Check]:
-    """Check the package, its interpreter, its requirements and its extras."""
+    """Yield the checks of the package, its interpreter, its requirements and its extras."""
     own = metadata.version(_PACKAGE)
     said = f"{_PACKAGE} {own}, Python {platform.python_version()}, pytest {metadata.version('pytest')}"
     wanted = [Requirement(text) for text in metadata.requires(_PACKAGE) or ()]
@@ -90,7 +90,7 @@ def _lacking(wanted: list[Requirement]) -> Iterator[str]:
 
 
 def _lacks(one: Requirement) -> str:
-    """Return what the environment lacks for the requirement *one*; empty if nothing."""
+    """Return what the environment lacks for the requirement *one*; empty if it lacks nothing."""
     try:
         found = metadata.version(one.name)
     except metadata.PackageNotFoundError:
@@ -101,7 +101,7 @@ def _lacks(one: Requirement) -> str:
 
 
 def engines() -> Iterator[tuple[Backend, Check]]:
-    """Check every engine that can run as a process: its environment and version."""
+    """Yield every engine that can run as a process, with the check of its environment and version."""
     for name in registry.BACKENDS:
         made = backends.named(name)
         if made.package is None:
@@ -117,7 +117,10 @@ def engines() -> Iterator[tuple[Backend, Check]]:
 
 
 def engine(made: Backend, python: Path) -> Check:
-    """Check the environment of *python*, which has the package of the engine *made*. It also needs PyTorch."""
+    """
+    Return the check of the environment of *python*, which has the package of the engine *made* and must also have
+    PyTorch.
+    """
     said = f"{environments.installed_version(made, python)} in {python.parent.parent}"
     if environments.installed_version(_Torch(), python) is None:
         return Check(made.name, "missing", f"{said}, but no PyTorch", f"{python} -m pip install torch")
@@ -125,14 +128,14 @@ def engine(made: Backend, python: Path) -> Check:
 
 
 class _Torch(Backend):
-    """PyTorch as a backend, so that it is searched for like an engine."""
+    """PyTorch as a backend, so that its environment is found as that of an engine."""
 
     name = package = "torch"
     distributions = ("torch",)
 
 
 def processor(machine: Machine) -> Check:
-    """Check the instruction sets of the CPU, which decide the kernels of an engine's CPU build."""
+    """Return the check of the CPU's instruction sets, which decide the kernels of an engine's CPU build."""
     flags = machine.cpu_flags
     name = machine.facts.get("host_cpu_name", machine.facts.get("host_cpu", "unknown"))
     cores = machine.facts.get("host_cores", "?")
@@ -150,7 +153,7 @@ def processor(machine: Machine) -> Check:
 
 
 def accelerators(machine: Machine) -> Check:
-    """Check the accelerators that the vendors' tools report, with their driver."""
+    """Return the check of the accelerators that the vendors' tools report, with their driver."""
     if "devices" in machine.facts:
         found = machine.facts["devices"]
         if machine.hardware is None:
@@ -165,7 +168,7 @@ def accelerators(machine: Machine) -> Check:
 
 
 def memory(machine: Machine, available: float | None) -> Check:
-    """Check the memory of the host, or the limit of the container. *available*: free bytes now."""
+    """Return the check of the host's memory, or of the container's limit. *available* is the number of free bytes now."""
     if machine.host_bytes is None:
         return Check("memory", "limited", "it cannot be read")
     free = min(machine.host_bytes, machine.host_bytes if available is None else available)
@@ -185,7 +188,10 @@ def available_bytes(info: Path = Path("/proc/meminfo")) -> float | None:
 
 
 def shared_memory(size: int | None, devices: int) -> Check:
-    """Check the size of ``/dev/shm`` in bytes. An engine on several *devices* exchanges tensors through it."""
+    """
+    Return the check of the size of ``/dev/shm`` in bytes, through which an engine on several *devices* exchanges
+    tensors.
+    """
     if size is None:
         return Check(_SHM, "limited", "there is none", "mount a tmpfs at /dev/shm")
     said = f"{size / GiB:.2f} GiB"
@@ -196,7 +202,7 @@ def shared_memory(size: int | None, devices: int) -> Check:
 
 
 def disk(what: str, folder: Path, free: int | None) -> Check:
-    """Check the disk of *folder*, with *free* bytes."""
+    """Return the check of the disk of *folder*, with *free* bytes."""
     if free is None:
         return Check(what, "wrong", f"{folder} cannot be written", "LONGCTX_HOME=FOLDER, where FOLDER is writable")
     said = f"{free / GiB:.1f} GiB free for {folder}"
@@ -206,7 +212,10 @@ def disk(what: str, folder: Path, free: int | None) -> Check:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """For a check of this machine: the free bytes on the disk of *folder*; None if it cannot be created or written."""
+    """
+    Return the free bytes on the disk of *folder*, to check this machine; None if the folder cannot be created or
+    written.
+    """
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return None
@@ -214,7 +223,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def containers() -> Check:
-    """Check the Docker engine of this machine, reached as the launcher does."""
+    """Return the check of this machine's Docker engine, reached as by the launcher."""
 
     def version() -> str:
         engine, _ = docker.connect(docker.DockerLauncher().socket)
@@ -227,7 +236,7 @@ def containers() -> Check:
 
 
 def cluster() -> Check:
-    """Check the Kubernetes cluster of this user, reached as the launcher does."""
+    """Return the check of this user's Kubernetes cluster, reached as by the launcher."""
     return _reached("Kubernetes", lambda: (found := Cluster(None)).host + f" {found.version}")
 
 

@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Write the files, and print what to do next. Raises `UsageError` if one of the files exists."""
+    """Write the files, print the next steps and return 0. Raises `UsageError` if one of the files exists."""
     name = given.backend or default_backend()
     one = first_deployment(name, given.model, given.max_model_len)
     finding = first_finding(one, given.prompt_tokens)
@@ -91,7 +91,7 @@ def run(given: Namespace) -> int:
 
 
 def default_backend() -> str:
-    """Return the first installed engine for this machine's devices; without any, the miniature, which needs none."""
+    """Return the first installed engine for this machine's devices; without any, the miniature."""
     hardware = detect().hardware
     gpu = hardware is not None and hardware.is_gpu
     wanted = ("vllm", "sglang", "vllm-rocm") if gpu else ("vllm-cpu",)
@@ -107,7 +107,7 @@ def _installed(name: str) -> bool:
 
 
 def first_deployment(backend: str, model: str | None = None, max_model_len: str | None = None) -> Deployment:
-    """Return the first deployment of *backend*: a shipped one with a new name, and with another *model* if given."""
+    """Return the first deployment of *backend*: a shipped deployment with a new name, and with another *model* if given."""
     if backend not in TEMPLATES:
         raise UsageError(unknown("backend", backend, TEMPLATES))
     shipped = deployment.load_all((paths.suites() / "deployments",))[TEMPLATES[backend]]
@@ -124,7 +124,7 @@ def first_deployment(backend: str, model: str | None = None, max_model_len: str 
 
 
 def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[str, Any]:
-    """Return the keys of a deployment that serves *model* instead of the *shipped* one's model."""
+    """Return the keys of a deployment that serves *model* in place of the *shipped* one's model."""
     if shipped.backend not in registry.BACKENDS or backends.named(shipped.backend).shares_machine:
         raise UsageError(f"--model: the backend {shipped.backend} serves no model; omit --model")
     if max_model_len is None:
@@ -151,7 +151,7 @@ def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[
 
 def first_finding(one: Deployment, prompt_tokens: str | None = None) -> Finding:
     """
-    Return the first finding: a prompt is served on the deployment *one*, several times, after one to warm up.
+    Return the first finding: a prompt is served on the deployment *one*, several times, after one warm-up.
 
     Raises `UsageError` if *prompt_tokens* is no length, or more than the deployment serves.
     """

@@ -97,6 +97,6 @@ def made(ci: str, folder: Path, backend: Backend, command: str) -> dict[Path, st
 
 
 def _root(folder: Path) -> Path:
-    """Return the root of the repository that contains *folder*; *folder* itself if there is none."""
+    """Return the root of the repository that contains *folder*; *folder* itself without a repository."""
     here = folder.absolute()
     return next((each for each in (here, *here.parents) if (each / ".git").exists()), here)

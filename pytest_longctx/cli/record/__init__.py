@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Write a finding for each case of the run that holds and has a figure. Raises `UsageError` if there is none."""
+    """Write a finding for each case of the run that holds and has a figure. Raises `UsageError` if no case does."""
     if _PREFIX.fullmatch(given.prefix) is None:
         raise UsageError(f"--prefix: {given.prefix[:40]!r} must be 2 to 8 capital letters; write for example REC")
     results = read_results(given.results)
@@ -142,7 +142,7 @@ def _free_numbers(prefix: str, findings: Iterable[str], folder: Path) -> Iterato
 
 
 def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix: str) -> str:
-    """Explain why the *case* cannot be recorded; empty if it can."""
+    """Return why the *case* cannot be recorded; empty if it can."""
     if case.finding.startswith(f"{prefix}-"):
         return "this finding was made by longctx record"
     if words := {row["verdict"] for row in rows} - {"holds"}:
@@ -157,7 +157,7 @@ def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix
 
 
 def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Explain why the verdict *rows* may belong to a different content of the *finding*; empty if they belong to the same."""
+    """Return why the verdict *rows* may belong to another content of the *finding*; empty if they belong to this content."""
     if not all(row.get("content") for row in rows):
         return "the run was made with an older version, which did not record the request"
     if any(row["content"] != toml.digest(finding) for row in rows):
@@ -230,7 +230,7 @@ def command(results: Results, folder: Path, prefix: str) -> str:
 
 
 def lines(made: Iterable[Recording], left_out: Iterable[str], again: str) -> Iterable[str]:
-    """Return the summary of the recorded findings for a terminal."""
+    """Yield the summary of the recorded findings for a terminal."""
     for one in made:
         yield f"{one.path}: {one.finding.title}"
         for each in one.figures:

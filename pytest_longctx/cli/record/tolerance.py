@@ -1,4 +1,4 @@
-"""How far a recorded figure may move before it is a regression. The spread of the recorded run decides."""
+"""How far a recorded figure may change before the change is a regression, by the spread of the recorded run."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,18 +61,18 @@ class Recorded:
 
     @property
     def void(self) -> bool:
-        """Whether its bound cannot fail: a rate of at least zero."""
+        """Whether the bound of this figure cannot fail: a rate of at least zero."""
         return self.bound.at_least == 0 and self.bound.at_most is None
 
     @property
     def blind(self) -> bool:
-        """Whether the bound would miss a slowdown of `SLOWDOWN`."""
+        """Whether the bound of this figure would miss a slowdown of `SLOWDOWN`."""
         return self.visible is not None and self.visible > SLOWDOWN
 
 
 def of_case(rows: Sequence[Mapping[str, Any]], given: float | None = None) -> Iterator[Recorded]:
     """
-    Return the bounds of every figure to record, from the verdict *rows* of one finding on one deployment.
+    Yield the bound of every figure to record, from the verdict *rows* of one finding on one deployment.
 
     *given* is a tolerance as a share. It replaces the derived ones, except for scores. A time is left out if the
     server's cache cannot be observed, because the judge could not distinguish it from a cached time.
@@ -136,7 +136,7 @@ def _factors(runs: int) -> tuple[float, float]:
 
 def _visible(share: float, spread: float | None, runs: int, *, rate: bool) -> float | None:
     """
-    Return the slowdown that passes a tolerance of *share* though chance makes the median better; None for an unknown
+    Return the slowdown that passes a tolerance of *share* although chance improves the median; None for an unknown
     spread.
     """
     if spread is None:
@@ -157,7 +157,10 @@ def _said(visible: float | None) -> str:
 
 
 def warning(figures: Iterable[Recorded]) -> str:
-    """Warn that some of the *figures* would not show a slowdown of `SLOWDOWN`, and say what to do; empty if all would show it."""
+    """
+    Return a warning that some of the *figures* would not show a slowdown of `SLOWDOWN`, with advice; empty if all
+    would.
+    """
     names = [each.measure for each in figures if each.blind]
     if not names:
         return ""

@@ -1,5 +1,6 @@
 """
-Adapters for external tools that send requests from their own environments. Their results are judged like our own.
+Adapters for external tools that send requests from their own environments. Findings judge the results of these tools
+too.
 
 To add one, write a class like those in this package and name it in `pytest_longctx.plugin.builtins`. A load tool
 returns each request as an `Exchange`, so that all rates and percentiles are computed in one place. `left_out` names the
@@ -50,8 +51,8 @@ class ToolRun:
 
     def deadline_s(self, requests: int, prompt_tokens: int, output_tokens: int) -> float:
         """
-        Return the deadline for *requests* at the deployment's slowest rates. It is long enough not to cause a failure
-        itself.
+        Return the deadline in seconds for *requests* at the deployment's slowest rates, so that a slow server alone
+        does not exceed the deadline.
         """
         at_once = self.ask.concurrency or 1
         each_s = self.server.deployment.timeouts.request_s(prompt_tokens * at_once, output_tokens)
@@ -59,17 +60,17 @@ class ToolRun:
 
 
 class Tool:
-    """Base class of all adapters."""
+    """Base class of the adapters for load and evaluation tools."""
 
     name: ClassVar[str]
     package: ClassVar[str | None]
-    """Import name of the tool in its interpreter."""
+    """Import name of the tool, to find an interpreter that has it."""
     distributions: tuple[str, ...] = ()
     install: tuple[str, ...] = ()
     uninstall: tuple[str, ...] = ()
     elsewhere: ClassVar[str] = ""
     pass_env: ClassVar[tuple[str, ...]] = ()
-    """Environment variables of the tool, in addition to those that servers get."""
+    """Environment variables that the tool inherits, beside those that servers inherit."""
     needs: ClassVar[str] = ""
     """What to check when the tool fails."""
 
@@ -79,19 +80,19 @@ class Tool:
         return f"the tool {self.name!r}"
 
     def owner(self, _backend: Backend) -> Installable:
-        """Return the tool or backend in whose environment this tool runs."""
+        """Return the tool or the backend whose environment contains the tool."""
         return self
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
-        """Build the command line of the load or evaluation tool for the interpreter *python*."""
+        """Return the command line that runs the load or evaluation tool with the interpreter *python*."""
         raise NotImplementedError
 
     def env(self, errand: ToolRun) -> dict[str, str]:
-        """Environment variables to set for the load or evaluation tool."""
+        """Return the environment variables to set for the load or evaluation tool."""
         return {"OPENAI_API_KEY": errand.api_key} if errand.api_key else {}
 
     def deadline_s(self, errand: ToolRun) -> float:
-        """Return the deadline in seconds from the tool's start."""
+        """Return the time in seconds, from its start, after which the load or evaluation tool is stopped."""
         ask = errand.ask
         return errand.deadline_s(ask.requests or 1, ask.prompt_tokens or 1, ask.output_tokens)
 
@@ -104,7 +105,7 @@ class LoadTool(Tool):
 
     def read(self, errand: ToolRun) -> Load:
         """
-        Read the tool's report from the run's folder.
+        Return the load that the tool's report in the run's folder describes.
 
         Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if the report is missing or wrong.
         """
@@ -116,7 +117,7 @@ class EvaluationTool(Tool):
 
     def read(self, errand: ToolRun) -> Observation:
         """
-        Read the tool's report from the run's folder.
+        Return the scores that the tool's report in the run's folder contains, as an observation.
 
         Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if the report is missing or wrong.
         """
@@ -143,8 +144,8 @@ def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
 
 def failed(asked: int, started_s: float, status: int | None, text: str) -> Exchange:
     """
-    Build an exchange for a request that the load tool reports as not served. *status* is the HTTP status, or None
-    without a response.
+    Return the exchange of a request that the load tool reports as not served. *status* is the HTTP status, None without
+    a response.
     """
     ending: Ending = "disconnected" if status is None else "refused" if status < 500 else "server error"
     refusal = Refusal.read(status, text) if status is not None and status < 500 else None
@@ -163,7 +164,10 @@ def status_in(text: str) -> int | None:
 
 
 def seconds(values: Mapping[str, Any], name: str) -> float | None:
-    """Convert milliseconds from a report of AIPerf or GuideLLM to seconds."""
+    """
+    Return the duration *name* of an AIPerf or GuideLLM report in seconds; the report has milliseconds. None if the
+    report lacks the duration.
+    """
     value = values.get(name)
     value = value.get("value") if isinstance(value, Mapping) else value
     return None if value is None else float(value) / 1000

@@ -14,7 +14,8 @@ _RECORDS = "profile_export.jsonl"
 
 class AIPerf(LoadTool):
     """
-    Reads the report record by record. AIPerf's inter-token latency is our TPOT, its inter-chunk latency our gaps.
+    Adapter that reads AIPerf's report by record. AIPerf's inter-token latency is our TPOT, its inter-chunk latency our
+    gaps.
 
     A flag makes it take token counts from the server's usage record; by default it counts with its own tokenizer.
     """

@@ -13,8 +13,8 @@ _REPORT = "report.json"
 
 class GuideLLM(LoadTool):
     """
-    Reads the report request by request: GuideLLM's percentiles are steps, and it weights "inter-token latency" by
-    tokens.
+    Adapter that reads GuideLLM's report by request, because GuideLLM rounds percentiles to steps and weights
+    "inter-token latency" by tokens.
 
     Its inter-token latency of one request is our TPOT. Its "time per output token" includes the first token and is not
     used. GuideLLM uses the wall clock, which may be adjusted during a run.

@@ -9,19 +9,22 @@ from pytest_longctx.client.adapters import EvaluationTool, ToolRun
 from pytest_longctx.observation import Observation
 
 FILTERS: Mapping[str, str] = MappingProxyType({"strict-match": "strict", "flexible-extract": "flexible"})
-"""Maps lm-eval's names of the two ways to extract an answer from a text to ours."""
+"""Maps lm-eval's names of the two ways to extract an answer from a text to the names in findings."""
 
 # Start in the tasks' folder: their data files have relative paths.
 _MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
 _LONGEST_QUESTION_TOKENS = 2048
 _LONGEST_ANSWER_TOKENS = 256
-"""Answer length that it requests if the task sets none."""
+"""Answer length in tokens that lm-eval requests if the task sets none."""
 _MOST_QUESTIONS = 2000
 """Questions assumed for the deadline of a whole task. A finding sets the number for a longer task."""
 
 
 class LmEval(EvaluationTool):
-    """Uses ``local-completions``, which sends text to the server and needs neither torch nor a tokenizer here."""
+    """
+    Adapter that runs lm-eval with ``local-completions``: it sends text to the server and needs neither torch nor a
+    tokenizer here.
+    """
 
     name = "lm-eval"
     package = "lm_eval"
@@ -69,7 +72,10 @@ class LmEval(EvaluationTool):
 
 
 def _scores(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the accuracies that lm-eval reports for the task. A standard error that it did not compute is None, not zero."""
+    """
+    Return the accuracies that lm-eval reports for the task. A standard error that lm-eval did not compute is None, not
+    zero.
+    """
     scores: dict[str, float | None] = {}
     for theirs, ours in FILTERS.items():
         for suffix in ("", "_stderr"):

@@ -35,13 +35,13 @@ T = TypeVar("T")
 
 
 class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an observation
-    """The reason why a tool measured nothing."""
+    """The reason why a load or evaluation tool measured nothing."""
 
 
 def run_load(
     tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
 ) -> Load:
-    """Run a load with *tool*. If that fails, return a load without exchanges, and the reason."""
+    """Run a load with *tool* and return the result. If the tool fails, return a load without exchanges, with the reason."""
     if errand.ask.rate_per_s is not None:
         # Tools start a request's clock when they send it, so the delay of a late request is not counted as waiting.
         message = f"{tool.name}: cannot send open loops (ask.rate_per_s) correctly: leave --longctx-load out"
@@ -62,7 +62,7 @@ def run_load(
 def score(
     tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
 ) -> Observation:
-    """Measure accuracy with *tool*. If that fails, return an empty observation with the reason."""
+    """Measure accuracy with *tool* and return the result. If the tool fails, return an empty observation with the reason."""
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
     except _Failure as failure:
@@ -74,7 +74,7 @@ def score(
 def _measured(
     tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: ProgressCallback
 ) -> tuple[str, T]:
-    """Run the load or evaluation tool. Return the tool with its version, and its report."""
+    """Run the load or evaluation tool, and return its name with the version, and its report."""
     owner = tool.owner(errand.server.backend)
     try:
         # --longctx-python names the backend's interpreter; it does not apply to a tool with an environment of its own.
@@ -129,7 +129,10 @@ def _log(errand: ToolRun) -> Path:
 
 
 def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
-    """Mask secrets in every file that the tool wrote: its command line and the server's messages may be in them."""
+    """
+    Mask secrets in every file that the tool wrote, because its command line and the server's messages may contain
+    secrets.
+    """
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             mask_file(path, secrets)
@@ -137,7 +140,7 @@ def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
 
 def _last_words(log: Path) -> str:
     """
-    Return the last error in a tool's log, or the last line if there is no error. Some libraries print more lines on
+    Return the last error in a tool's log, or the last line if the log has no error. Some libraries print more lines on
     exit.
     """
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

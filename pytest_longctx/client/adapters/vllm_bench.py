@@ -23,7 +23,7 @@ _STATUS = {status.phrase: status.value for status in HTTPStatus}
 
 class VllmBench(LoadTool):
     """
-    Measures TTFT, TPOT and gaps as we do: from request to first chunk and between chunks, with the server's token
+    Adapter for ``vllm bench serve``, which defines TTFT, TPOT and gaps as this package does and uses the server's token
     counts.
 
     Versions up to about 0.11 send the first prompt once before the load, so one request of the load hits the prefix

@@ -22,25 +22,30 @@ Differences below this in the mass of all other tokens are rounding: the mass is
 """
 _SMALLEST: Final = 1e-300
 """
-Least probability of a named token: vLLM writes a log-probability of -9999 for zero. It makes the divergence smaller.
+Lowest probability of a named token, because vLLM writes a log-probability of -9999 for zero. This limit only lowers the
+divergence.
 """
 _AT_ONCE: Final = 4096
 """Positions computed at once. The pairs of named tokens then take 15 MB."""
 
 
 class Divergence(NamedTuple):
-    """Comparison of two scores of one text at each position."""
+    """Divergence of two servers' scores of one text, at each position."""
 
     nats: Array
     """Lower bound of the KL divergence from the reference to the other, in nats."""
     unnamed: Array
     """
-    Probability that the reference gives to tokens that only one server names. The bound can only limit their share.
+    Probability that the reference gives to tokens that only one server names. The bound limits only their share of the
+    divergence.
     """
 
 
 def divergence(reference: Scores, other: Scores) -> Divergence:
-    """Compare the scores *other* with those of the *reference*. Raises `ValueError` if they are of different texts."""
+    """
+    Return the divergence of the scores *other* from those of the *reference*. Raises `ValueError` if they score
+    different texts.
+    """
     if not np.array_equal(reference.said_ids, other.said_ids):
         raise ValueError("the scores are of different texts")
     parts = [_of_some(_Named.of(reference, some), _Named.of(other, some)) for some in _slices(reference.positions)]
@@ -88,7 +93,7 @@ def _of_some(one: _Named, other: _Named) -> Divergence:
 
 def term(p: Array, q: Array) -> Array:
     """
-    Return the share of one cell in a KL divergence: p log(p / q) - p + q. It is never negative, and the shares sum to
+    Return the share of one cell in a KL divergence: p log(p / q) - p + q. No share is negative, and the shares sum to
     the divergence.
 
     >>> bool(term(np.array([0.5]), np.array([0.5]))[0] == 0), bool(np.isinf(term(np.array([0.5]), np.array([0.0]))[0]))
@@ -102,7 +107,7 @@ def term(p: Array, q: Array) -> Array:
 
 def nearest(alone: Array, rest: Array, left: Array, most: Array) -> tuple[Array, Array]:
     """
-    Find the probabilities with the least divergence that the other server may give to tokens that it does not name.
+    Return the probabilities with the least divergence that the other server may give to tokens that it does not name.
 
     *alone*: the reference's probabilities, one row for each position. *rest*: its probability of all other tokens.
     *left*: the other server's probability of both together. No token of *alone* can have more than *most* of it. All other

@@ -27,16 +27,16 @@ class Stretch(NamedTuple):
 
     from_tokens: int
     to_tokens: int
-    """The first position after it."""
+    """The first position after the stretch."""
     drift_nats: float
     noise_nats: float
     argmax_changed: float
-    """Share of its positions with different most probable tokens."""
+    """Share of the stretch's positions with different most probable tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The difference between two readings."""
+    """The difference between the readings of two servers."""
 
     metrics: dict[str, float | None]
     curve: tuple[Stretch, ...]
@@ -44,8 +44,8 @@ class Comparison:
 
 class _Pairs(NamedTuple):
     """
-    Pairs of reads of the same texts, one alone and one beside other requests. The shape of each figure is repeats, texts,
-    positions.
+    Pairs of reads of the same texts, one alone and one beside other requests. Each array has the shape (repeats, texts,
+    positions).
     """
 
     nats: Array
@@ -58,7 +58,7 @@ class _Pairs(NamedTuple):
 
 def compare(reference: Readings, other: Readings) -> Comparison:
     """
-    Compare the readings *other* with those of the *reference*. Each repeat has two reads of both.
+    Return the difference between the readings *other* and the *reference*. Each repeat has two reads of each server.
 
     For the drift and for the noise, one read of a pair was alone and one in company, so company affects both equally.
     Raises `ResultsError` if the readings are of different texts, or of different numbers of reads.
@@ -88,7 +88,10 @@ def compare(reference: Readings, other: Readings) -> Comparison:
 
 
 def _paired(one: Readings, other: Readings) -> _Pairs:
-    """Compare each read of *one* with the read of *other* in the opposite company, in both orders."""
+    """
+    Return the comparison of each read of *one*, alone or beside others, with the opposite read of *other*, in both
+    orders.
+    """
     repeats: list[list[Any]] = [
         [_both(one, other, at, text) for text in range(len(one.reads[0]))] for at in range(0, len(one.reads), READS)
     ]
@@ -108,7 +111,10 @@ def _pair(one: Scores, other: Scores) -> tuple[Array, Array, Array, Array]:
 
 
 def _stretches(drift: _Pairs, noise: _Pairs) -> Iterator[Stretch]:
-    """Compute the curve over the distance from the start. The first token of a text has no prediction."""
+    """
+    Yield the curve of the divergence over the distance from the start of a text. The first token of a text has no
+    prediction.
+    """
     count, begin = drift.nats.shape[2], 0
     end = _FIRST_TOKENS - 1
     while begin < count:

@@ -1,4 +1,4 @@
-"""The scores of several texts on one server, each read several times alone and beside other requests, and the file format."""
+"""Scores of several texts on one server, read several times alone and beside other requests, and their file format."""
 
 import hashlib
 import io
@@ -26,10 +26,10 @@ READS: Final = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readings:
-    """The scores of every text in every read. Even reads ran alone, odd reads ran beside other requests."""
+    """The scores of every text in every read. Reads with even numbers ran alone, the others beside other requests."""
 
     texts: str
-    """Digest of the texts in their order. Only readings of the same texts can be compared."""
+    """Digest of the texts in their order. Only readings with equal digests can be compared."""
     reads: tuple[tuple[Scores, ...], ...]
     """The scores of each text, one list for each read."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ def digest(texts: Sequence[Prompt]) -> str:
 
 def read(server: Server, texts: Sequence[Prompt], count: int, watch: ProgressCallback) -> Readings:
     """
-    Read each of *texts* *count* times on *server*: alone, then all at once, and so on.
+    Return the scores of *texts* from *count* reads on *server*: alone, then all at once, and so on.
 
     Raises `UnservedError` and `LaunchError`.
     """
@@ -52,7 +52,7 @@ def read(server: Server, texts: Sequence[Prompt], count: int, watch: ProgressCal
 
 
 def path_of(folder: Path, deployment: str, texts: str, count: int) -> Path:
-    """Path in *folder* of the readings of *count* reads of *texts* on *deployment*."""
+    """Return the path in *folder* for the readings of *count* reads of *texts* on *deployment*."""
     return folder / f"{deployment}.{texts}-{count}.npz"
 
 
@@ -70,7 +70,7 @@ def save(readings: Readings, path: Path) -> None:
 
 
 def load(path: Path) -> Readings:
-    """Load the readings from *path*. Raises `ResultsError` if it has none."""
+    """Return the readings from the file *path*. Raises `ResultsError` if the file has none."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             return _loaded(found)
@@ -79,7 +79,7 @@ def load(path: Path) -> Readings:
 
 
 def _loaded(found: Any) -> Readings:
-    """Build the readings from the arrays *found*. Raises `ValueError` and `LookupError`."""
+    """Return the readings in the arrays *found*. Raises `ValueError` and `LookupError`."""
     about: dict[str, Any] = json.loads(bytes(found["about"]))
     ids, logprobs, said, said_ids = (found[name] for name in ("ids", "logprobs", "said", "said_ids"))
     shapes = [each.shape for each in (ids, logprobs, said, said_ids)]

@@ -12,7 +12,7 @@ TOP_TOKENS: Final = 20
 Number of log-probabilities requested at each position: the most that vLLM returns by default (``--max-logprobs``).
 """
 _WHOLE: Final = 1.01
-"""An answer is invalid if its probabilities sum to more. Log-probabilities rounded to BF16 may sum to 1.004."""
+"""Highest valid sum of an answer's probabilities. Log-probabilities rounded to BF16 may sum to 1.004."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,11 +28,11 @@ class Scores:
     ids: Array
     """The most probable tokens at each position, most probable first. The shape is positions by `TOP_TOKENS`."""
     logprobs: Array
-    """Their log-probabilities."""
+    """Log-probabilities of the most probable tokens."""
     said_ids: Array
     """The text's own token at each position."""
     said: Array
-    """Its log-probability. It may be far below the log-probabilities of the most probable tokens."""
+    """Log-probability of the text's own token, which may be far below those of the most probable tokens."""
 
     @property
     def positions(self) -> int:
@@ -47,7 +47,7 @@ class Scores:
 
 def of_vllm(page: bytes, sent: Array) -> Scores:
     """
-    Read the scores from vLLM's answer to a completion with ``prompt_logprobs`` for the token ids *sent*.
+    Return the scores in vLLM's answer to a completion with ``prompt_logprobs`` for the token ids *sent*.
 
     Raises `UnscoredError`.
     """
@@ -62,7 +62,7 @@ def of_vllm(page: bytes, sent: Array) -> Scores:
 
 def of_sglang(page: bytes, sent: Array) -> Scores:
     """
-    Read the scores from SGLang's answer to ``/generate`` with ``return_logprob`` for the token ids *sent*.
+    Return the scores in SGLang's answer to ``/generate`` with ``return_logprob`` for the token ids *sent*.
 
     Raises `UnscoredError`.
     """
@@ -96,7 +96,7 @@ def _check_count(rows: object, sent: Array) -> None:
 
 
 def _scores(tables: list[tuple[dict[int, float], int]]) -> Scores:
-    """Build the scores from *tables*, which have the known log-probabilities and the text's token at each position."""
+    """Return the scores from *tables*, which have the known log-probabilities and the text's token at each position."""
     count = len(tables)
     ids = np.full((count, TOP_TOKENS), -1, dtype=np.int32)
     logprobs = np.full((count, TOP_TOKENS), -np.inf, dtype=np.float32)

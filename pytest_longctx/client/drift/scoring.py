@@ -34,7 +34,7 @@ READERS: Final[Mapping[str, Callable[[bytes, Array], Scores]]] = MappingProxyTyp
 
 
 class _Failed(NamedTuple):
-    """How a request for scores ended if it returned no scores."""
+    """The ending of a request that returned no scores."""
 
     ending: Ending
     detail: str = ""
@@ -69,7 +69,7 @@ async def _all(
 
 
 async def _tell(server: Server, texts: Sequence[Prompt], watch: ProgressCallback) -> None:
-    """Show the progress of waiting for scores, which are not streamed."""
+    """Show that the client waits for scores, which the server does not stream."""
     began_s = time.monotonic()
     what = f"scores of {len(texts)} texts from {server.deployment.name}"
     limit_s = server.deployment.timeouts.request_s(sum(map(len, texts)), 1)
@@ -79,7 +79,7 @@ async def _tell(server: Server, texts: Sequence[Prompt], watch: ProgressCallback
 
 
 async def _one(http: httpx.AsyncClient, server: Server, scoring: Scoring, text: Prompt, company: int) -> Scores:
-    """Return the scores of *text*, one of *company* texts that are requested at once. Raises `UnservedError`."""
+    """Return the scores of *text*, one of *company* texts whose scores are requested at once. Raises `UnservedError`."""
     limit_s = server.deployment.timeouts.request_s(len(text) * company, 1)
     started_s = time.monotonic()
     try:
@@ -106,7 +106,10 @@ async def _one(http: httpx.AsyncClient, server: Server, scoring: Scoring, text: 
 
 
 async def _health(http: httpx.AsyncClient, server: Server) -> int | None:
-    """HTTP status of the health check of *server* after a request without scores; None if it does not answer."""
+    """
+    Return the HTTP status of a health check of *server* after a request without scores; None if the server does not
+    answer.
+    """
     try:
         return (await http.get(server.backend.health, timeout=_HEALTH_S)).status_code
     except httpx.HTTPError:
@@ -133,7 +136,7 @@ async def _asked(http: httpx.AsyncClient, server: Server, scoring: Scoring, text
 
 
 def body(server: Server, scoring: Scoring, text: Prompt) -> dict[str, Any]:
-    """Build the request body for the scores of *text*."""
+    """Return the request body that asks the server for the scores of *text*."""
     named = {"model": server.model, **server.body} if scoring.named else {}
     return {scoring.member: text.ids.tolist(), **named, **scoring.body, scoring.top: TOP_TOKENS}
 

@@ -1,4 +1,7 @@
-"""Paths on which requests share the steps of the engine: they start, end and leave while others are computed."""
+"""
+State paths on which requests share the steps of the engine: requests start, end and disconnect while others are
+computed.
+"""
 
 import asyncio
 import itertools
@@ -22,7 +25,7 @@ _POLL_S: Final = 0.005
 
 
 def answered_at_once(exchanges: Sequence[Exchange]) -> int:
-    """Return the most answers of a path in progress at one time, each from its first token to its last."""
+    """Return the largest number of answers in progress at one time, each from its first token to its last."""
     spans = [(each.arrivals_s[0], each.arrivals_s[-1]) for each in exchanges if each.arrivals_s]
     return max((sum(first <= begin <= last for first, last in spans) for begin, _ in spans), default=0)
 
@@ -35,14 +38,14 @@ def _count_concurrent(one: Walk, exchanges: Sequence[Exchange]) -> None:
 
 
 def same_at_once(one: Walk) -> None:
-    """KV-cache path of concurrent copies: the same uncached prompt several times at once."""
+    """Walk the path of concurrent copies: the same uncached prompt several times at once."""
     task = one.new()
     found = one.together([task] * _ALIKE, reusable=[one.tokens] * _ALIKE, whole_only=False)
     _count_concurrent(one, [each.exchange for each in found])
 
 
 def lengths(one: Walk) -> None:
-    """KV-cache path of different lengths: prompts of different lengths at once."""
+    """Walk the path of different lengths: prompts of different lengths at once."""
     several = [
         one.new(max(one.tokens * part // _LENGTHS, 2 * one.asked.output_tokens)) for part in range(_LENGTHS, 0, -1)
     ]
@@ -50,7 +53,10 @@ def lengths(one: Walk) -> None:
 
 
 def leaving(one: Walk) -> None:
-    """KV-cache path of leaving requests: answers end one after the other, so that the others move within the batch."""
+    """
+    Walk the path of leaving requests: answers end one after the other, so that the other requests move within the
+    batch.
+    """
     short = [replace(one.new(), output_tokens=count) for count in _SHORT_ANSWERS]
     whole = [one.new() for _ in _SHORT_ANSWERS]
     found = one.together([task for pair in zip(short, whole, strict=True) for task in pair], judged=False)
@@ -64,7 +70,7 @@ def leaving(one: Walk) -> None:
 
 
 def arriving(one: Walk) -> None:
-    """KV-cache path of arriving requests: each prompt arrives while the one before is answered."""
+    """Walk the path of arriving requests: each prompt arrives while the previous one is answered."""
     several = [one.new() for _ in range(_STAGGERED)]
     exchanges = event_loop.run(_staggered(one, several))
     _keep(one, several, exchanges)
@@ -91,13 +97,13 @@ async def _staggered(one: Walk, several: Sequence[Task]) -> list[Exchange]:
 
 
 async def _until_tokens(talk: StreamedRequest, asking: asyncio.Task[Exchange], count: int) -> None:
-    """Wait for *count* chunks of an answer among concurrent ones, or until this answer ends."""
+    """Wait until *count* chunks of one of several concurrent answers have arrived, or until this answer ends."""
     while not asking.done() and len(talk.arrivals_s) < count:  # noqa: ASYNC110 - a list that the request appends to
         await asyncio.sleep(_POLL_S)
 
 
 def cancelled(one: Walk) -> None:
-    """KV-cache path of cancelled requests: clients disconnect beside other answers, and new prompts take their place."""
+    """Walk the path of cancelled requests: clients disconnect beside other answers, and new prompts take their place."""
     before, after = [one.new() for _ in range(_STAYING)], [one.new() for _ in range(_STAYING)]
     exchanges, left = event_loop.run(_cancelling(one, before, after))
     _keep(one, [*before, *after], exchanges)
@@ -109,9 +115,8 @@ def cancelled(one: Walk) -> None:
 
 async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) -> tuple[list[Exchange], list[float]]:
     """
-    Answer the tasks *before*, disconnect other clients, and answer the tasks *after*.
-
-    Return the exchanges of *before* and *after*, and the times of the disconnections.
+    Answer the tasks *before*, disconnect other clients, and answer the tasks *after*. Return the exchanges of *before*
+    and *after*, and the times of the disconnections.
     """
     left: list[float] = []
     async with poll_metrics(one.server) as gauges:

@@ -24,7 +24,7 @@ _PROMPTS_ONLY: Final = (
 
 def summary(walk: Walk) -> Observation:
     """
-    Return the evidence of *walk*: its readings compared with their controls.
+    Return the evidence of *walk*: the comparison of its readings with their cold controls.
 
     The outcome is None if all answers are right and the path was not taken.
     """
@@ -54,7 +54,7 @@ def summary(walk: Walk) -> Observation:
 
 def _foreign(walk: Walk) -> float | None:
     """
-    Return the most `Reading.foreign_tokens` among the readings and their controls; nothing of a control may be cached.
+    Return the largest `Reading.foreign_tokens` of the readings and their controls; no token of a control may be cached.
 
     None if unknown for a reading. A control whose usage does not report cached tokens is ignored.
     """
@@ -65,7 +65,7 @@ def _foreign(walk: Walk) -> float | None:
 
 
 def _shared(walk: Walk) -> str:
-    """Describe the cached tokens of the walk's cold control, which may have none; empty if it has none."""
+    """Return a note about cached tokens of the walk's cold control, which should have none; empty if it has none."""
     of_controls = (
         Reading(each.task, cold).foreign_tokens or 0 for each in walk.readings for cold in walk.colds_of(each)
     )
@@ -85,7 +85,10 @@ def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
 
 
 def _hits(walk: Walk) -> dict[str, float | None]:
-    """``hit_share`` of a walk: the least over readings with at least one reusable block; absent if there are none."""
+    """
+    Return the lowest ``hit_share`` of the readings with a reusable block, and their cached tokens; empty without such
+    readings, None if unknown.
+    """
     wanted = [each for each in walk.readings if each.whole_only and each.reusable > walk.block]
     if walk.sparse:
         missed = [each for each in wanted if each.ends_inside and each.exchange.usage.cached_tokens == 0]
@@ -114,7 +117,10 @@ def _mean_cached(wanted: Sequence[Reading]) -> float | None:
 
 
 def with_controls(walk: Walk) -> None:
-    """Read the cold controls of *walk*. If the server's cache cannot be emptied, only what needs no control is judged."""
+    """
+    Read the cold controls of *walk*. If the server's cache cannot be emptied, only readings that need no control are
+    judged.
+    """
     try:
         walk.control()
     except UnwalkableError as problem:
@@ -122,7 +128,7 @@ def with_controls(walk: Walk) -> None:
 
 
 Path = Callable[[Walk], None]
-"""Walks one path: sends its readings, and notes whether it was taken."""
+"""Function that walks one path: it sends the path's readings, and records whether the path was taken."""
 
 
 def observe(path: Path, walk: Walk) -> Observation:

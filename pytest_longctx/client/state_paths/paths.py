@@ -1,4 +1,4 @@
-"""The paths by name. Each sends its readings, and records the proof that the path was taken."""
+"""The state paths by name. Each path sends its readings, and records the proof that the engine took the path."""
 
 import asyncio
 import time
@@ -36,13 +36,13 @@ _CONNECTED: Final = frozenset(
 
 
 def cold(one: Walk) -> None:
-    """The cold KV-cache path: new prompts, each read once with a separate salt. Every other path is compared with it."""
+    """Walk the cold path: new prompts, each read once with a separate salt. Every other path is compared with this one."""
     for _ in range(2):
         one.read(one.new())
 
 
 def repeated(one: Walk) -> None:
-    """KV-cache path of a repetition: the same prompt again, twice."""
+    """Walk the path of a repetition: the same prompt again, twice."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -51,7 +51,7 @@ def repeated(one: Walk) -> None:
 
 def _border(one: Walk, size: int | None, what: str) -> None:
     """
-    Walk the KV-cache path of a border: prompts share size - 1, size and size + 1 tokens with an earlier one, or have these
+    Walk the path of a border: prompts share size - 1, size and size + 1 tokens with an earlier prompt, or have these
     lengths.
     """
     if size is None:
@@ -69,17 +69,20 @@ def _border(one: Walk, size: int | None, what: str) -> None:
 
 
 def block_border(one: Walk) -> None:
-    """KV-cache path of a block border: hits that end just before, at and just after it."""
+    """Walk the path of a block border: cache hits that end just before, at and just after a border of a KV cache block."""
     _border(one, one.pieces.block, "blocks")
 
 
 def chunk_border(one: Walk) -> None:
-    """KV-cache path of a prefill chunk's border: hits that end around it."""
+    """Walk the path of a prefill chunk's border: cache hits that end just before, at and just after the border."""
     _border(one, one.pieces.chunk, "prefill chunks")
 
 
 def decode_border(one: Walk) -> None:
-    """KV-cache path of decoding at a block border: answers begin before, at and after it, or cross it during decoding."""
+    """
+    Walk the path of decoding at a block border: answers begin before, at and after the border, or cross it during
+    decoding.
+    """
     size = one.pieces.block
     if size is None:
         raise UnwalkableError("the block size of the KV cache is not known")
@@ -93,12 +96,15 @@ def decode_border(one: Walk) -> None:
 
 
 def window_border(one: Walk) -> None:
-    """KV-cache path of an attention window's or chunk's border: hits that end around it."""
+    """
+    Walk the path of an attention window's or chunk's border: cache hits that end just before, at and just after the
+    border.
+    """
     _border(one, one.pieces.window, "attention windows")
 
 
 def extended(one: Walk) -> None:
-    """KV-cache path of a conversation: each turn contains the prompt and the decoded answer of the turn before."""
+    """Walk the path of a conversation: each turn contains the prompt and the decoded answer of the previous turn."""
     task = one.new()
     said = one.read(task)
     for _ in range(2):
@@ -118,7 +124,7 @@ def _ids(said: Reading) -> list[int]:
 
 def other_beginning(one: Walk) -> None:
     """
-    KV-cache path of another beginning: the same blocks after a different first block, so that keys and values differ.
+    Walk the path of another beginning: the same blocks after a different first block, so that keys and values differ.
 
     The cache has that first block too, followed by other blocks. A lookup ends at the first block that it does not
     find.
@@ -132,7 +138,7 @@ def other_beginning(one: Walk) -> None:
 
 
 def branch(one: Walk) -> None:
-    """KV-cache path of branches: different continuations of one beginning, all at once."""
+    """Walk the path of branches: different continuations of one beginning, all at once."""
     base, shared = one.new(), one.tokens // 2
     one.read(base)
     tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
@@ -141,7 +147,7 @@ def branch(one: Walk) -> None:
 
 
 def reset(one: Walk) -> None:
-    """KV-cache path of a reset: a prompt read again after a reset of the prefix cache."""
+    """Walk the path of a reset: a prompt is read again after a reset of the prefix cache."""
     if outside := _connected(one) - {_TIERED}:
         raise UnwalkableError(f"a reset does not empty the external cache (flag {min(outside)})")
     task = one.new()
@@ -153,7 +159,7 @@ def reset(one: Walk) -> None:
 
 
 def other_salt(one: Walk) -> None:
-    """KV-cache path of another salt: a prompt that is in the cache under a different salt."""
+    """Walk the path of another salt: a prompt that is in the cache under a different salt."""
     if not one.server.backend.salted:
         raise UnwalkableError(f"the backend {one.server.backend.name} has no cache salt")
     task = one.new()
@@ -164,7 +170,7 @@ def other_salt(one: Walk) -> None:
 
 
 def crowd(one: Walk) -> None:
-    """KV-cache path of a crowd: fifty prompts at once, five beginnings with ten continuations each."""
+    """Walk the path of a crowd: fifty prompts at once, five beginnings with ten continuations each."""
     heads = [one.new() for _ in range(_HEADS)]
     shared = one.tokens // 2
     several = [tasks.other_tail(head, shared, one.prompt) for head in heads for _ in range(_TAILS)]
@@ -176,7 +182,7 @@ def crowd(one: Walk) -> None:
 
 
 def abandoned(one: Walk) -> None:
-    """KV-cache path of an abandoned prompt: its client disconnects during the prefill, and the prompt is sent again."""
+    """Walk the path of an abandoned prompt: the client disconnects during the prefill, and the prompt is sent again."""
     usual_s = one.read(one.new(), judged=False).exchange.ttft_s or 0.1
     for _ in range(_ROUNDS):
         task = one.new()
@@ -190,7 +196,7 @@ def abandoned(one: Walk) -> None:
 
 
 async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCallback) -> bool:
-    """Disconnect from *task* *after_s* seconds after the upload. Return whether it had not been answered."""
+    """Disconnect from *task* *after_s* seconds after the upload, and return whether the answer had not yet come."""
     async with poll_metrics(server) as gauges:
         deadline_s = server.deployment.timeouts.request_s(len(task.prompt), 1)
         talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges)
@@ -209,12 +215,12 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
 
 
 def _connected(one: Walk) -> set[str]:
-    """Flags of the walk's deployment that connect it to an external cache."""
+    """Return the flags of the walk's deployment that connect the engine to an external cache."""
     return {name for name, value in one.server.deployment.flags.items() if name in _CONNECTED and value}
 
 
 def _empty(one: Walk) -> None:
-    """Empty the engine's own cache on the external path: by a reset, or by pressure if a reset empties both caches."""
+    """Empty the engine's own cache on the external path: by a reset, or by other prompts if a reset empties both caches."""
     if one.server.deployment.flags.get(_TIERED):
         pressure.fill(one)
     else:
@@ -222,7 +228,10 @@ def _empty(one: Walk) -> None:
 
 
 def external(one: Walk) -> None:
-    """KV-cache path of an external cache: a prompt read back from outside the engine after the engine's own cache was emptied."""
+    """
+    Walk the path of an external cache: a prompt is read from the external cache after the engine's own cache was
+    emptied.
+    """
     before = one.scrape()
     if not _connected(one) and not before.external_tokens:
         raise UnwalkableError("no flag of the deployment connects an external cache, and no tokens came from one")
@@ -243,7 +252,10 @@ def external(one: Walk) -> None:
 
 
 def speculation(one: Walk) -> None:
-    """KV-cache path of speculation: an answer in the prompt causes right drafts, and the reversed answer causes wrong ones."""
+    """
+    Walk the path of speculation: an answer in the prompt causes right drafts, and the reversed answer causes wrong
+    drafts.
+    """
     before = one.scrape()
     if before.drafted_tokens is None:
         raise UnwalkableError("the server has no counter of drafted tokens, so it does not decode speculatively")
@@ -263,7 +275,10 @@ def speculation(one: Walk) -> None:
 
 
 def chunks(one: Walk) -> None:
-    """KV-cache path of prefill chunks: the engine computes a prompt in several, so the KV cache usage grows meanwhile."""
+    """
+    Walk the path of prefill chunks: the engine computes a prompt in several chunks, so the KV cache usage grows in
+    steps.
+    """
     for _ in range(2):
         task = one.new()
         exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
@@ -276,7 +291,10 @@ def chunks(one: Walk) -> None:
 
 
 async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple[Exchange, int]:
-    """Read *task* on the path of chunks. Also return how many levels of KV cache usage were seen before the first token."""
+    """
+    Read *task* on the path of chunks. Return its exchange, and the number of KV cache usages that were seen before the
+    first token.
+    """
     async with poll_metrics(server) as gauges:
         deadline_s = server.deployment.timeouts.request_s(len(task.prompt), task.output_tokens)
         talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges, traced=True)
@@ -291,7 +309,7 @@ async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple
 
 def stored_dtype(one: Walk) -> None:
     """
-    KV-cache path of the stored dtype: keys differ by smaller and smaller steps, and the KV cache keeps as many bits as its
+    Walk the path of the stored dtype: keys differ by ever smaller steps, and the KV cache keeps as many bits as its
     dtype has.
     """
     if not one.probe:
@@ -343,11 +361,11 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "other-beginning": other_beginning,
     }
 )
-"""Return every path by its name in a finding."""
+"""Every state path by its name in a finding."""
 
 
 def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:
-    """Walk the state path ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
+    """Walk the state path ``asked.path``, and return the evidence. Raises `UsageError` for an unknown path."""
     if asked.path is None or asked.path not in PATHS:
         raise UsageError(unknown("path", str(asked.path), PATHS))
     return evidence.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))

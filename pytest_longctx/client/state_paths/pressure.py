@@ -1,4 +1,4 @@
-"""Paths on which the KV cache is full: the engine gives blocks to other requests, and preempts requests."""
+"""State paths on which the KV cache is full: the engine gives blocks to other requests, and preempts requests."""
 
 from dataclasses import replace
 from typing import Final
@@ -15,7 +15,7 @@ _AFFORDABLE_BLOCKS: Final = 400
 
 
 def evicted(one: Walk) -> None:
-    """KV-cache path of eviction under pressure: a prompt is read again after others have taken its blocks."""
+    """Walk the path of eviction under pressure: a prompt is read again after other prompts have taken its blocks."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -48,13 +48,13 @@ def _pool(one: Walk) -> float:
 
 
 def fill(one: Walk) -> None:
-    """Put the KV cache under pressure: evict blocks by reading other prompts with more tokens than it holds."""
+    """Fill the KV cache, so that the engine evicts blocks, by reading other prompts with more tokens than the cache holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
         one.read(replace(one.new(), output_tokens=1), judged=False)
 
 
 def preempted(one: Walk) -> None:
-    """KV-cache path of preemption under pressure: answers cross a block border, and the KV cache cannot hold all requests."""
+    """Walk the path of preemption under pressure: answers cross a block border, and the KV cache cannot hold all requests."""
     at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
     blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
     length = blocks * one.block - 8
@@ -71,7 +71,10 @@ def preempted(one: Walk) -> None:
 
 
 def reused(one: Walk) -> None:
-    """KV-cache path of reuse under pressure: new prompts, after others have used every block of the KV cache, or every state."""
+    """
+    Walk the path of reuse under pressure: new prompts, after other prompts have used every block of the KV cache, or
+    every state.
+    """
     if one.blocks is not None and one.blocks <= _AFFORDABLE_BLOCKS:
         # Each request takes at least one block, however it is divided, and freed blocks are taken last.
         tokens, at_once = 2 * one.asked.output_tokens, int(one.server.deployment.flags.get("max-num-seqs", 16))

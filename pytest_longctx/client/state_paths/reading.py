@@ -1,4 +1,4 @@
-"""Readings on a path, their cold controls, and the figures that compare them."""
+"""Readings on a state path, their cold controls, and the figures that compare both."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,17 @@ borders, so its rounding differs too, by the same mechanism.
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Sizes in tokens by which an engine divides a context; None if unknown, or if there is none."""
+    """
+    Sizes in tokens of the parts into which an engine divides a context; None for a size that is unknown or does not
+    exist.
+    """
 
     block: int | None = None
     chunk: int | None = None
     window: int | None = None
 
     def containing(self, position: int) -> str:
-        """Return the block, the chunk and the window of the token at *position* of a reading's prompt, from 0."""
+        """Return, as text, the block, the chunk and the window of the token at *position* (from 0) of a reading's prompt."""
         sizes = (("block", self.block), ("chunk", self.chunk), ("window", self.window))
         found = [f"{name} {position // size} (of {size:,} tokens)" for name, size in sizes if size]
         return f"token {position:,} of the prompt" + (f", in {', '.join(found)}" if found else "")
@@ -35,7 +38,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One answer on a path."""
+    """One answer on a state path."""
 
     task: Task
     exchange: Exchange
@@ -43,7 +46,7 @@ class Reading:
     """Tokens at the start of the prompt that may be cached: earlier prompts with the same salt had them too."""
     shared: int = 0
     """
-    Tokens at the start of the prompt that an earlier context (prompt and answer) with the same salt had too.
+    Number of tokens at the start of the prompt that an earlier context (prompt and answer) with the same salt also had.
 
     It is more than `reusable` if prompts agree by chance, or if the engine has computed the last token of an answer.
     """
@@ -73,15 +76,18 @@ class Reading:
 
     def hit_share(self, block: int) -> float | None:
         """
-        Return the share of the reusable tokens, in whole blocks of *block* tokens, that came from the cache; None if
-        there are none, or if unknown.
+        Return the share of the reusable tokens, in whole blocks of *block* tokens, that came from the cache; None
+        without such tokens, or if unknown.
         """
         most = min(self.reusable, len(self.task.prompt) - 1) // block * block
         cached = self.exchange.usage.cached_tokens
         return None if not most or cached is None or not self.whole_only else cached / most
 
     def without_answer(self, block: int) -> bool:
-        """Return whether the cache had all whole blocks of an earlier prompt, and not those that its answer completed."""
+        """
+        Return whether the cache had all whole blocks of an earlier prompt, but not the blocks that its answer
+        completed.
+        """
         cached, prompt = self.exchange.usage.cached_tokens, self.prefilled // block * block
         return (
             cached is not None and prompt <= cached < self.reusable // block * block and self.prefilled < self.reusable
@@ -90,8 +96,8 @@ class Reading:
     @property
     def foreign_tokens(self) -> int | None:
         """
-        Cached tokens of the reading beyond those that an earlier context had: from another prompt, or never computed;
-        None if unknown.
+        Number of cached tokens beyond those of any earlier context: from another prompt, or never computed; None if
+        unknown.
         """
         cached = self.exchange.usage.cached_tokens
         return None if cached is None else max(0, cached - max(self.reusable, self.shared))
@@ -100,7 +106,7 @@ class Reading:
 def differences(
     readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]
 ) -> Iterator[tuple[Reading, Difference]]:
-    """Return each reading whose answer differs from the first cold reading of the prompt, and the first difference."""
+    """Yield each reading whose answer differs from the first cold reading of the prompt, with the first difference."""
     for each in readings:
         for cold in colds.get(each.task.name, ())[:1]:
             warm = each.exchange
@@ -109,7 +115,10 @@ def differences(
 
 
 def place(each: Reading, found: Difference, pieces: Pieces) -> str:
-    """Locate the cause of *found* in the context of a reading: the needle that the token reads, if the answer is provable."""
+    """
+    Return, as text, the place of *found* in the context of a reading, and the needle that the token reads, if the
+    answer is provable.
+    """
     needle = each.task.needle_at(found.index)
     where = f"; it reads {pieces.containing(needle.position)}" if needle else ""
     said = str(found).partition(" (two")[0]
@@ -117,7 +126,7 @@ def place(each: Reading, found: Difference, pieces: Pieces) -> str:
 
 
 def wrong_needles(readings: Sequence[Reading], pieces: Pieces) -> Iterator[str]:
-    """Describe each reading with wrong needles: how many are wrong, and the place of the first wrong needle."""
+    """Yield a line for each reading with wrong needles: how many are wrong, and the place of the first."""
     for each in readings:
         grade = each.task.grade(each.exchange.text)
         if grade is not None and not grade.sound:
@@ -166,7 +175,10 @@ def allowed_nats(noise: float) -> float:
 
 
 def unstable(colds: Mapping[str, Sequence[Exchange]]) -> str:
-    """Locate a difference of two cold readings of one prompt although no choice was close; empty if there is none."""
+    """
+    Return, as text, the place where two cold readings of one prompt differ although no choice was close; empty if there
+    is no such place.
+    """
     for exchanges in colds.values():
         for one, other in combinations(exchanges, 2):
             found = first_difference(one.tokens, other.tokens, one.text, other.text)

@@ -1,4 +1,4 @@
-"""Prompts with common beginnings. If the model is a probe, each has a provable answer."""
+"""Prompts with common beginnings, each with a provable answer if the model is a probe."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,25 +16,28 @@ Draw = Callable[[int], Prompt]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A prompt and its answer length. *question* has the right answer; None for a model without one."""
+    """A prompt and the length of its answer. *question* has the right answer; None for a model without provable answers."""
 
     prompt: Prompt
     output_tokens: int
     question: Question | None = None
     windows: Windows = EVERYTHING
-    """For each key of *question*, how many tokens its layer sees."""
+    """For each key of *question*, the number of tokens that its layer sees."""
 
     @property
     def name(self) -> str:
-        """Name of the task. Tasks with the same prompt have the same name."""
+        """Name of the task. Tasks with equal prompts have equal names."""
         return self.prompt.digest
 
     def grade(self, text: str) -> Grade | None:
-        """Grade the answer *text* to the task; None if there is no provable answer."""
+        """Return the grade of the answer *text* to the task; None if the task has no provable answer."""
         return grading.text(self.question, text) if self.question else None
 
     def needle_at(self, index: int) -> Needle | None:
-        """Return the needle that token *index* of the answer reads from the task's prompt; None if there is none."""
+        """
+        Return the needle that token *index* of the answer reads from the task's prompt; None if the token reads no
+        needle.
+        """
         needles = self.question.needles if self.question else ()
         return needles[index] if index < len(needles) else None
 
@@ -46,7 +49,7 @@ def context(task: Task, answer: Sequence[int]) -> Ids:
 
 def common_prefix(one: Ids, other: Ids) -> int:
     """
-    Return the number of tokens at the start that two contexts share.
+    Return the number of equal tokens at the start of two contexts.
 
     >>> common_prefix(np.array([4, 5, 6]), np.array([4, 5, 7, 8]))
     2
@@ -57,7 +60,7 @@ def common_prefix(one: Ids, other: Ids) -> int:
 
 
 def of(question: Question, windows: Windows = EVERYTHING) -> Task:
-    """Make the task of a probe's question: its prompt and right answer."""
+    """Return the task of a probe's question: its prompt and its right answer."""
     return Task(question.prompt, question.output_tokens, question, windows)
 
 
@@ -71,7 +74,7 @@ def new(
     windows: Windows = EVERYTHING,
 ) -> Task:
     """
-    Make a task with a new prompt of *tokens*. In a probe, *border* adds needles on both sides of that position.
+    Return a task with a new prompt of *tokens*. For a probe, *border* adds needles on both sides of that position.
 
     With a window, the last key has only one needle, one token too far back, and must be denied. Raises `PromptError` if
     the prompt is too short.
@@ -86,7 +89,7 @@ def new(
 
 def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) -> list[int]:
     """
-    Choose at most *count* needle places over a task's whole prompt: *beside* a border, and others that the windows
+    Return at most *count* needle places over a task's whole prompt: *beside* a border, and others that the windows
     allow.
     """
     first = max((questions.first_seen(tokens, key, window) for key, window in enumerate(windows) if window), default=0)
@@ -103,7 +106,7 @@ def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) ->
 
 def other_tail(task: Task, shared: int, draw: Draw) -> Task:
     """
-    Make a task of equal length. Its first *shared* tokens are those of *task*, and its next token differs.
+    Return a task as long as *task*, with equal first *shared* tokens and a different next token.
 
     Needles of the tail keep their places and get other values, so a block of the wrong tail gives a wrong answer.
     Raises `PromptError` if no token before the last can differ.
@@ -131,7 +134,7 @@ def other_tail(task: Task, shared: int, draw: Draw) -> Task:
 
 
 def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
-    """Make a task that differs from *task* in its first *tokens*: other filler, and other values of needles."""
+    """Return a task that differs from *task* in its first *tokens*: other filler, and other values of needles."""
     ids: Ids = task.prompt.ids.copy()
     ids[:tokens] = draw(len(ids)).ids[:tokens]
     key = f"{task.prompt.key}, another beginning of {tokens}"
@@ -146,7 +149,7 @@ def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
 
 def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     """
-    Make the task of a conversation's next turn: the prompt of *task*, its *answer*, *tokens* new ones, and the same
+    Return the task of a conversation's next turn: the prompt of *task*, its *answer*, *tokens* new ones, and the same
     question.
     """
     ids = np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32), draw(tokens).ids))
@@ -159,8 +162,8 @@ def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
 
 def after_reversed(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     """
-    Return the task of `after` with another text in place of *answer*: the right answer to the new task, last token first. For a
-    model without a provable answer it is *answer*, last token first.
+    Return the task of `after` with the right answer to the new task, last token first, in place of *answer*. For a
+    model without a provable answer, *answer* itself is reversed.
     """
     following = after(task, answer, draw, tokens)
     right = following.question.answer[: len(answer)] if following.question else answer
@@ -169,7 +172,7 @@ def after_reversed(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -
 
 def _moved(task: Task, tokens: int, begin: int) -> tuple[Needle, ...]:
     """
-    Choose the needles of *task* for a prompt of *tokens* with new tokens from *begin* on.
+    Return the needles of *task* for a prompt of *tokens* with new tokens from *begin* on.
 
     If a layer no longer sees its needle, the needle gets a place among the new tokens and another value. Raises
     `PromptError` if there are too few.

@@ -1,4 +1,4 @@
-"""Send the readings of a path and their cold controls."""
+"""Send the readings of a state path, and their cold controls."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,12 @@ _SETTLE_S: Final = 5.0
 
 
 class UnwalkableError(Exception):
-    """The path cannot be walked on this server. The message gives the reason."""
+    """The state path cannot be walked on this server. The message gives the reason."""
 
 
 @dataclass(slots=True)
 class Walk:
-    """One path on one server, and its readings."""
+    """One state path on one server, and its readings."""
 
     server: Server
     prompt: PromptFactory
@@ -46,18 +46,18 @@ class Walk:
     blocks: int | None = None
     """Blocks of the KV cache; None if unknown."""
     caching: bool | None = None
-    """Whether the server reports that it caches prefixes; None if it does not report it."""
+    """Whether the server caches prefixes, as it reports; None if it does not report this."""
     readings: list[Reading] = field(default_factory=list)
     colds: dict[str, list[Exchange]] = field(default_factory=dict)
     not_taken: str = ""
-    """Why the path was walked but not taken; empty if it was taken."""
+    """The reason why the path was walked but not taken; empty if it was taken."""
     counts: dict[str, float | None] = field(default_factory=dict)
-    """Measures of this path only."""
+    """Measures of this path alone, by name."""
     _salts: int = 0
     _contexts: dict[str, list[Ids]] = field(default_factory=dict)
     """Prompts and answers that may be cached, by salt."""
     _prompts: dict[str, list[Ids]] = field(default_factory=dict)
-    """The same without the answers."""
+    """Prompts that may be cached, without their answers, by salt."""
 
     def __post_init__(self) -> None:
         with open_client(self.server, CONNECT_S) as http:
@@ -76,12 +76,15 @@ class Walk:
 
     @property
     def block(self) -> int:
-        """Tokens in a KV cache block of the walk's server; 1 if unknown."""
+        """Number of tokens in a KV cache block of the walk's server; 1 if unknown."""
         return self.pieces.block or 1
 
     @property
     def sparse(self) -> bool:
-        """Whether the walk's model has layers with windows or states. Only checkpoints of these can serve a cached prefix."""
+        """
+        Whether the walk's model has layers with windows or states, which can serve a cached prefix only from a
+        checkpoint of theirs.
+        """
         return self.pieces.window is not None or _has_states(self.server)
 
     @property
@@ -91,7 +94,7 @@ class Walk:
 
     @property
     def windows(self) -> Windows:
-        """For each key of the walk's probe, how many tokens its layer sees."""
+        """For each key of the walk's probe, the number of tokens that the key's layer sees."""
         return registry.windows(self.server.deployment.model.make)
 
     @property
@@ -101,8 +104,8 @@ class Walk:
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
         """
-        Make a new task of *tokens*, or of the finding's length. Raises `UnwalkableError` if it is too long for the
-        server.
+        Return a new task of *tokens*, or of the finding's length. Raises `UnwalkableError` if the task is too long for
+        the server.
         """
         one, length = self.server.deployment, tokens or self.tokens
         room = min(
@@ -125,12 +128,12 @@ class Walk:
     def read(
         self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
     ) -> Reading:
-        """Read *task* alone on the walked path."""
+        """Send *task* alone on the walked path, and return the reading."""
         (found,) = self.together([task], reusable=[reusable], salt=salt, judged=judged, whole_only=whole_only)
         return found
 
     def again(self, task: Task, **how: bool | str) -> Reading:
-        """Read *task* again on the walked path. Every token of it may be cached."""
+        """Send *task* again on the walked path, and return the reading. Every token of the prompt may be cached."""
         return self.read(task, reusable=len(task.prompt), **how)  # type: ignore[arg-type]
 
     def together(
@@ -142,7 +145,10 @@ class Walk:
         judged: bool = True,
         whole_only: bool = True,
     ) -> list[Reading]:
-        """Read *several* tasks of the walked path at once. Raises `UnservedError` for the first that is not served."""
+        """
+        Send *several* tasks of the walked path at once, and return the readings. Raises `UnservedError` for the first
+        that is not served.
+        """
         sent = event_loop.run(self._all([(task, salt) for task in several]))
         earlier, prompts = self._contexts.setdefault(salt, []), self._prompts.setdefault(salt, [])
         # Those that are read at once may reuse each other's.
@@ -172,15 +178,15 @@ class Walk:
         return found
 
     def colds_of(self, each: Reading) -> Sequence[Exchange]:
-        """Return the walk's cold readings of the same prompt as *each*."""
+        """Return the walk's cold readings of the prompt of *each*, a reading."""
         return self.colds.get(each.task.name, ())
 
     def talk(
         self, task: Task, salt: str = "", *, at_once: int = 1, gauges: MetricsPoller | None = None
     ) -> StreamedRequest:
         """
-        Build the request for *task*, one of *at_once*. *gauges* polls the metrics for all
-        requests in flight; None if this request is alone.
+        Return the request for *task*, one of *at_once*. *gauges* polls the metrics for all requests in flight; None if
+        this request is alone.
         """
         return StreamedRequest(
             replace(self.server, salt=self.server.salt + salt) if salt else self.server,
@@ -204,11 +210,14 @@ class Walk:
         return exchanges
 
     def scrape(self) -> ServerMetrics:
-        """Read the current counters of the walk's server."""
+        """Return the current counters of the walk's server."""
         return scrape(self.server)
 
     def grown(self, name: str, before: ServerMetrics) -> float | None:
-        """Increase of a counter of the walk's server since *before*, after the counters have settled; None if unknown."""
+        """
+        Return the increase of a counter of the walk's server since *before*, after the counters have settled; None if
+        unknown.
+        """
         wait_until(self.scrape, _SETTLE_S, 0.05, done=lambda now: now.running in (None, 0))
         return self.scrape().grown(name, before)
 
@@ -227,7 +236,7 @@ class Walk:
 
     def control(self) -> None:
         """
-        Read up to `CONTROLS` prompts of the walked path cold and at once, and one of them twice more, alone.
+        Read up to `CONTROLS` prompts of the walked path cold and at once, and one of them alone, twice more.
 
         A batch takes the time of its longest answer, so the controls cost less than the path.
         """
@@ -241,7 +250,10 @@ class Walk:
             self._keep(task, [exchange])
 
     def cold(self, several: Sequence[Task]) -> list[Exchange]:
-        """Answer *several* tasks at once without help from the prefix cache. Raises `UnservedError` and `UnwalkableError`."""
+        """
+        Answer *several* tasks at once without cached prefixes, and return the exchanges. Raises `UnservedError` and
+        `UnwalkableError`.
+        """
         if self.server.backend.salted:
             # A salt of its own leaves the cache as it is.
             salts = [self.fresh_salt() for _ in several]
@@ -255,14 +267,14 @@ class Walk:
 
 
 def _others(several: Sequence[Task], task: Task) -> Iterator[Ids]:
-    """Return the prompts of a walk that are read together with *task*."""
+    """Yield the prompts of a walk that are read together with *task*."""
     return (other.prompt.ids for other in several if other is not task)
 
 
 def _ends_inside(task: Task, common: int, earlier: Sequence[Ids]) -> bool:
     """
-    Return whether a task shares *common* tokens with *earlier* contexts, and neither the task nor such a context ends
-    there.
+    Return whether *common* tokens are shared with *earlier* contexts, and neither the task nor one of these contexts
+    ends there.
     """
     return common < len(task.prompt) and not any(
         len(context) <= common and tasks.common_prefix(task.prompt.ids, context) == len(context) for context in earlier
@@ -271,8 +283,8 @@ def _ends_inside(task: Task, common: int, earlier: Sequence[Ids]) -> bool:
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
     """
-    Return whether the walk's server reports, by metrics or flags, that it caches prefixes; None if this is not
-    reported.
+    Return whether the walk's server reports, by metrics or flags, that it caches prefixes; None if it reports neither
+    yes nor no.
     """
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):

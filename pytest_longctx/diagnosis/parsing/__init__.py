@@ -1,1 +1,1 @@
-"""Parse a log: bytes into lines, lines into records without prefixes, quoted text."""
+"""Parse a log: bytes to lines, lines to records without prefixes, and quoted text in lines."""

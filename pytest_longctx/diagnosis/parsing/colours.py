@@ -1,4 +1,4 @@
-"""Remove terminal colours from a log, also where a collector spelled their escape character out."""
+"""Remove terminal colours from a log, also if a collector wrote their escape character as text."""
 
 import re
 from typing import Final
@@ -18,7 +18,7 @@ _IN_BYTES: Final = re.compile(_PATTERN.encode())
 
 def without_colours(text: str) -> str:
     r"""
-    *text* of a log without terminal colours and the time marks of Buildkite.
+    Return *text* of a log without terminal colours and the time marks of Buildkite.
 
     >>> without_colours("\x1b[31mERROR\x1b[0m #033[2mit failed#033[0m")
     'ERROR it failed'
@@ -27,5 +27,5 @@ def without_colours(text: str) -> str:
 
 
 def block_without_colours(block: bytes) -> bytes:
-    """The same for a *block* of lines of a log."""
+    """Return a *block* of log lines without terminal colours and the time marks of Buildkite."""
     return _IN_BYTES.sub(b"", block) if any(mark in block for mark in _MARK_BYTES) else block

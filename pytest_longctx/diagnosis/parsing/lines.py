@@ -19,7 +19,7 @@ _MOST_AT_END: Final = 16
 
 
 class Lines:
-    """Cuts chunks into whole lines, each with a newline and none longer than `LONGEST_LINE`."""
+    """Cutter of chunks into whole lines, each with a newline and none longer than `LONGEST_LINE`."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -59,14 +59,17 @@ class Lines:
 
 
 class LogTail:
-    """Reads the new lines of a growing file."""
+    """Reader of the new lines of a growing file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         self._lines = Lines()
 
     def more(self, *, ended: bool) -> Iterator[str]:
-        """Return the new whole lines of a growing log; once the writer has *ended*, also a last line without a newline."""
+        """
+        Yield the new whole lines of a growing log. Once the writer has *ended*, also yield a last line without a
+        newline.
+        """
         if ended:
             last = os.fstat(self._file.fileno()).st_size - _MOST_AT_END * _CHUNK_BYTES
             self._file.seek(max(last, self._file.tell()))

@@ -27,14 +27,14 @@ _NUMBERED: Final = re.compile(r"[\d\[|]")
 
 
 class OuterPrefixes:
-    """The learned prefixes."""
+    """Store of the learned prefixes."""
 
     def __init__(self) -> None:
         self._forms: list[str] = []
         self._known: re.Pattern[str] | None = None
 
     def removed(self, line: str) -> str:
-        """Return the log *line* without a collector's outer prefix. A line that shows a new prefix teaches it."""
+        """Return the log *line* without a collector's outer prefix, after learning a new prefix that the line shows."""
         if self._known is not None and (found := self._known.match(line)):
             return line[found.end() :]
         found = _ENGINE.search(line, 0, _LONGEST + 80)

@@ -129,7 +129,7 @@ ENGINES = re.compile(
 
 
 def candidates(first: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """The known log prefixes that can begin with the character *first*, by name."""
+    """Return the known log prefixes that can begin with the character *first*, by name."""
     if first not in _STARTS:
         names = _ALPHABET.get(first) or (_DIGITS if first.isdigit() else _LETTERS if first.isalpha() else ())
         known = dict(_PREFIXES)

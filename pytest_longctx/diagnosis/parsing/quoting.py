@@ -31,18 +31,18 @@ _MEMBER = re.compile(r'\s*"(?:message|reason|note|status)": "')
 
 
 def is_comment(text: str) -> bool:
-    """Whether *text*, a log line without a prefix, quotes a comment, a typed command or a help text."""
+    """Return whether *text*, a log line without a prefix, quotes a comment, a typed command or a help text."""
     return _COMMENT.match(text) is not None
 
 
 def is_request(text: str) -> bool:
-    """Whether the log line *text* quotes a request or an answer."""
+    """Return whether the log line *text* quotes a request or an answer."""
     return _REQUEST.search(text) is not None
 
 
 def quoted(text: str, at: int) -> bool:
     """
-    Whether the text at position *at* of the log line *text* is quoted.
+    Return whether the text at position *at* of the log line *text* is quoted.
 
     >>> quoted("args: {'name': 'out of memory'}", 16), quoted("it couldn't start: out of memory", 19)
     (True, False)
@@ -54,7 +54,7 @@ def quoted(text: str, at: int) -> bool:
 
 def reports(text: str, start: int, end: int) -> bool:
     """
-    Whether the kernel, Kubernetes or a container states the part of the log line from *start* to *end*, and quotes no one.
+    Return whether the kernel, Kubernetes or a container itself states the part of the log line from *start* to *end*.
 
     A key of an object ends outside its quotation marks, and is a statement.
 
@@ -70,7 +70,10 @@ def reports(text: str, start: int, end: int) -> bool:
 
 
 def in_string(text: str, at: int) -> bool:
-    """Whether *at* lies in a quoted string of a log line, other than the ``repr`` of an exception or of a panic."""
+    """
+    Return whether the position *at* is in a quoted string of a log line, other than the ``repr`` of an exception or of
+    a panic.
+    """
     opened = ""
     opened_at = 0
     for index in range(min(at, len(text))):

@@ -36,7 +36,7 @@ _COLUMN = re.compile(r"\s+\S+\.py:\d+\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One log line without its prefixes, or one line of a message of several lines."""
+    """One log line without its prefixes, or one line of a message that has several."""
 
     text: str
     """The message without prefixes; its indentation is kept."""
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def whole(self) -> str:
-        """The record's line as written in the log."""
+        """The record's line as the log has it."""
         return self.line or self.text
 
     @property
@@ -74,7 +74,7 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Source, process and logging call of the record: those with the same key can belong to one message."""
+        """Source, process and logging call of the record. Records with equal keys can belong to one message."""
         return self.source, self.process, "" if self.bare else self.where
 
 
@@ -105,7 +105,7 @@ _LOGGERS: Final = frozenset(
 
 def parse(line: str) -> Record:
     """
-    The record of a log *line*: its text without prefixes, and the fields of the prefixes.
+    Return the record of a log *line*: its text without prefixes, and the fields of the prefixes.
 
     >>> found = parse("[pod/a-0/main] 2026-01-01T00:00:00.5Z (EngineCore pid=7) ERROR 01-01 00:00:00 [core.py:9]   File")
     >>> found.level, found.where, found.process, found.source, found.text
@@ -116,7 +116,7 @@ def parse(line: str) -> Record:
 
 
 def _strip(record: Record) -> Record:
-    """Remove every known prefix from the text of a log *record*."""
+    """Return a log *record* without all known prefixes."""
     line = _Line(record)
     for _ in range(_MOST_PREFIXES):
         if not line.text or not line.take_off() or line.kinds[-1] in prefixes.LAST:
@@ -125,7 +125,7 @@ def _strip(record: Record) -> Record:
 
 
 class _Line:
-    """A line whose prefixes are removed one by one."""
+    """A line from which the prefixes are removed one by one."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
@@ -133,7 +133,7 @@ class _Line:
         self.said: dict[str, str] = {}
 
     def take_off(self) -> bool:
-        """Remove one prefix from the record's line. Returns whether there was one."""
+        """Remove one prefix from the record's line, and return whether the line had one."""
         for name, pattern in prefixes.candidates(self.text[0]):
             if name in prefixes.ONCE and name in self.kinds:
                 continue
@@ -162,7 +162,7 @@ class _Line:
         return f"{self.said[part]} {value}" if part == "process" and part in self.said else value.strip(" -:")
 
     def record(self) -> Record:
-        """The record of the remaining message, with the fields of the removed prefixes."""
+        """Return the record of the remaining message, with the fields of the removed prefixes."""
         before, said = self._record, self.said
         return replace(
             before,
@@ -177,14 +177,14 @@ class _Line:
         )
 
     def _process(self) -> str:
-        """The process of the record's line: its tag, and the rank that a launcher puts before every line."""
+        """Return the process of the record's line: its tag, and the rank that a launcher writes before every line."""
         tag = self.said.get("process", self._record.process)
         return f"{tag} rank{self.said['rank']}".strip() if "rank" in self.kinds and "rank" in self.said else tag
 
 
 def _unquoted(name: str, text: str) -> str:
     """
-    The text of a record without the quotation marks that Triton's server and Go's loggers put around a whole
+    Return the text of a record without the quotation marks that Triton's server and Go's loggers write around a whole
     message, or the end of a table's row.
     """
     if name == "glog" and len(text) > 1 and text[0] == '"':
@@ -201,13 +201,13 @@ def _unquoted(name: str, text: str) -> str:
 
 
 def _may_be_level(text: str, match: re.Match[str], kinds: list[str]) -> bool:
-    """Whether a record's leading word such as ERROR is a logger's level."""
+    """Return whether a record's leading word such as ERROR is a logger's level."""
     rest = text[match.end() :]
     return not rest.startswith(("=", "(")) and not (kinds and kinds[-1] == "level")
 
 
 def records(line: str) -> Iterator[Record]:
-    """The records in a log *line*: several if a formatter joined the lines of a message."""
+    """Yield the records in a log *line*, several if a formatter joined the lines of a message."""
     outer = parse(line)
     text = outer.text
     if not (text.startswith("{") and text.rstrip().endswith("}")):
@@ -228,7 +228,10 @@ def records(line: str) -> Iterator[Record]:
 
 
 def _lines_of(made: Record) -> list[str]:
-    """The lines of a record's message; a request or an answer stays one line, so that none is taken for a statement."""
+    """
+    Return the lines of a record's message. A request or an answer stays one line, so that no part of it counts as a
+    statement.
+    """
     whole = quoting.is_request(made.text.partition("\n")[0]) and (made.level or INFO) < ERROR
     return [made.text.replace("\n", "\\n")] if whole else made.text.split("\n") if made.text else []
 
@@ -272,7 +275,7 @@ _LOGGER_KEYS: Final = ("logger", "name", "logger_name", "target")
 
 
 def _from_json(outer: Record) -> Record | None:
-    """The record in a line of JSON; None if the JSON is not a log entry."""
+    """Return the record in a line of JSON; None if the JSON is not a log entry."""
     try:
         content = json.loads(outer.text)
     except ValueError:

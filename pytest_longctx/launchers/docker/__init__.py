@@ -1,5 +1,5 @@
 """
-Run the server in a container that exists for one boot, is published on loopback, and is removed with the test run.
+Run the server in a container, which exists for one boot, is published on loopback, and is removed with the test run.
 
 Containers are not reused: a container from an earlier start has that start's flags.
 """
@@ -58,7 +58,7 @@ REMEDIES = (
 
 
 class DockerLauncher:
-    """Runs an engine in a container of its image, through the Docker SDK (extra ``[docker]``)."""
+    """Launcher that runs an engine in a container of its image, through the Docker SDK (extra ``[docker]``)."""
 
     name = "docker"
     boots = True
@@ -109,7 +109,10 @@ class DockerLauncher:
 
 
 def _socket(where: str, *, typed: bool) -> str:
-    """Return the path in *where*. A remote engine is rejected: it would publish ports on another machine's loopback."""
+    """
+    Return the path of the Docker socket in *where*. Raises for a remote engine, which would publish ports on another
+    machine's loopback.
+    """
     path = where.removeprefix("unix://")
     if not path.startswith("/"):
         said = f"--longctx-launcher=docker:{where}" if typed else f"DOCKER_HOST={where}"
@@ -122,8 +125,8 @@ def _socket(where: str, *, typed: bool) -> str:
 
 def connect(path: str) -> tuple[Any, Any]:
     """
-    Connect to the engine at the socket *path*, and return it with the SDK. Raises `LaunchError` that names what is
-    missing.
+    Return a client of the Docker engine at the socket *path*, and the SDK. Raises `LaunchError` that names the missing
+    part.
     """
     try:
         import docker
@@ -161,7 +164,7 @@ _MOST_SAID = 500
 
 @contextmanager
 def understood(path: str) -> Iterator[None]:
-    """Raise `LaunchError` for an answer that no Docker engine gives, and for the SDK's error about it."""
+    """Convert an answer that no Docker engine gives, and the SDK's error about it, to `LaunchError`."""
     try:
         yield
     except (LaunchError, MemoryError, NotImplementedError):
@@ -175,7 +178,7 @@ def understood(path: str) -> Iterator[None]:
 
 
 def _limit(response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
-    """Read an answer up to `container_cleanup.MOST_BYTES`. The SDK would read it to its end."""
+    """Read an answer of the Docker engine up to `container_cleanup.MOST_BYTES`. The SDK would read the whole answer."""
     if stream and response.status_code == 200:
         if not getattr(response.raw, "chunked", False):
             response.close()
@@ -190,7 +193,7 @@ def _limit(response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
 
 
 class _Pieces:
-    """A streamed answer of the engine whose pieces are limited. The SDK would read a piece of any size at once."""
+    """A streamed answer of the Docker engine whose pieces are limited in size. The SDK would read a piece of any size."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -199,7 +202,7 @@ class _Pieces:
         return getattr(self._raw, name)
 
     def read(self, size: int) -> Any:
-        """Read *size* bytes. Raises ConnectionError if they are too many."""
+        """Return at most *size* bytes of the stream. Raises ConnectionError for a piece that is too large."""
         if size > _EVENT_BYTES:
             raise ConnectionError(f"a piece of its answer has more than {_EVENT_BYTES // 2**20} MiB")
         return self._raw.read(size)
@@ -219,7 +222,7 @@ _UNREACHED: dict[type[OSError], tuple[str, str]] = {
 
 
 def sweep(path: str) -> None:
-    """Remove containers of ended runs: containers with this package's label whose owner process has ended."""
+    """Remove containers of ended runs: those with this package's label whose owner process has ended."""
     for container, labels in container_cleanup.labelled(path, container_cleanup.OWNER_LABEL):
         if container_cleanup.is_dead(labels[container_cleanup.OWNER_LABEL]):
             container_cleanup.remove(path, container, grace_s=0)
@@ -227,8 +230,8 @@ def sweep(path: str) -> None:
 
 def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
     """
-    Return the container image *name*, by digest if it has one. It is pulled only if the deployment allows it. Raises
-    `LaunchError`.
+    Return the container image *name*, by digest if the image has one. Pull it only if the deployment allows this.
+    Raises `LaunchError`.
     """
     for attempt in ("look", "look again"):
         try:
@@ -246,7 +249,7 @@ def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
 
 
 def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
-    """Pull the image *name* within ``pull_s``. Raises `LaunchError`."""
+    """Pull the image *name* within ``pull_s`` seconds. Raises `LaunchError`."""
     most_s = launch.deployment.docker.pull_s
     events: Queue[Any] = Queue(_EVENTS_AHEAD)
     over = threading.Event()
@@ -260,7 +263,7 @@ def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
 
 
 def _await_pull(sdk: Any, name: str, launch: Launch, events: "Queue[Any]", most_s: float) -> None:
-    """Show the *events* of a pull until its end. Raises `LaunchError`, also after *most_s* seconds."""
+    """Show the *events* of a pull until the pull ends. Raises `LaunchError`, also after *most_s* seconds."""
     started_s = time.monotonic()
     doing = "waiting for the registry"
     while (elapsed_s := time.monotonic() - started_s) < most_s:
@@ -286,7 +289,10 @@ def _await_pull(sdk: Any, name: str, launch: Launch, events: "Queue[Any]", most_
 
 
 def _read_pull(engine: Any, name: str, events: "Queue[Any]", over: threading.Event) -> None:
-    """Pull the image *name*, and put every event into *events*, then None or the exception that ended it, until *over*."""
+    """
+    Pull the image *name*, and put each event into *events*, then None or the exception that ended the pull, until
+    *over* is set.
+    """
 
     def put(what: Any) -> None:
         while not over.is_set():
@@ -307,7 +313,7 @@ def _read_pull(engine: Any, name: str, events: "Queue[Any]", over: threading.Eve
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream that are not empty. Raises ConnectionError for a line over `_EVENT_BYTES`."""
+    """Yield the non-empty lines of a stream. Raises ConnectionError for a line over `_EVENT_BYTES`."""
     unread = b""
     for piece in pieces:
         *whole, unread = (unread + piece).split(b"\n")
@@ -319,7 +325,10 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) -> Any:
-    """Start a container for *run* and return it. Raises `LaunchError` with the engine's message if it cannot start."""
+    """
+    Start a container for *run* and return the container. Raises `LaunchError` with the engine's message if the start
+    fails.
+    """
     try:
         container = engine.containers.create(**run.keywords(sdk.types))
         container.start()

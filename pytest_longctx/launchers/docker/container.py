@@ -1,5 +1,5 @@
 """
-A container to run: arguments for the Docker SDK, and the equivalent ``docker run`` line.
+A container to run, as arguments for the Docker SDK and as the equivalent ``docker run`` line.
 
 A running container: its log, and how it ended.
 """
@@ -29,7 +29,7 @@ CACHE_INSIDE = "/models/huggingface"
 
 
 class Access(NamedTuple):
-    """How a container gets access to accelerators of one make."""
+    """The options that give a container access to accelerators of one make."""
 
     kinds: tuple[str, ...]
     devices: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ ACCESS = (
 
 @dataclass(frozen=True, slots=True)
 class ContainerRun:
-    """One container to run."""
+    """The options of one container to run."""
 
     name: str
     image: str
@@ -59,7 +59,7 @@ class ContainerRun:
     labels: Mapping[str, str]
     mounts: tuple[str, ...]
     port: int | None
-    """Port published on loopback under the same number; None: the container has the host's network."""
+    """Port published on loopback under the same number; None if the container uses the host's network."""
     network: str
     shm_gib: float
     gpus: int | tuple[str, ...] = 0
@@ -77,7 +77,7 @@ class ContainerRun:
         return not isinstance(self.gpus, int) and any("=" in name for name in self.gpus)
 
     def line(self) -> str:
-        """Return the ``docker run`` line of this container. It contains secrets: mask them."""
+        """Return the ``docker run`` line of this container. The line contains secrets, which the caller must mask."""
         words = ["docker", "run", "--rm", "--init", *(word for option in self._options() for word in option)]
         return shlex.join([*words, "--entrypoint", self.command[0], self.image, *self.command[1:]])
 
@@ -101,7 +101,7 @@ class ContainerRun:
         yield from (("--ulimit", f"{name}={most}") for name, most in self.ulimits.items())
 
     def keywords(self, types: Any) -> dict[str, Any]:
-        """Return the arguments for ``containers.create`` of the Docker SDK. *types* is ``docker.types``."""
+        """Return the arguments of this container for ``containers.create`` of the Docker SDK. *types* is ``docker.types``."""
         memory = None if self.memory_gib is None else int(self.memory_gib * GiB)
         return {
             "image": self.image,
@@ -182,7 +182,7 @@ def _cut(mount: str) -> tuple[str, str, str]:
 
 
 def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
-    """Return the device files on this host that match *patterns*. Raises `LaunchError` for a pattern without a match."""
+    """Return the device files on this host that match *patterns*. Raises `LaunchError` for a pattern that matches none."""
     found: list[str] = []
     for pattern in patterns:
         here = sorted(str(path) for path in Path("/dev").glob(pattern.removeprefix("/dev/")))
@@ -196,7 +196,7 @@ def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
 
 
 def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the mount of *model* for the container, and the variables that point to it."""
+    """Return the mount of *model* for the container, and the environment variables that name the mounted path."""
     folder = Path(model)
     if folder.is_absolute():
         # The files of a snapshot are links into the repository's own folder in the cache.
@@ -221,7 +221,7 @@ first.
 
 
 class Container(Candidate):
-    """A running container. Its log is streamed into a file."""
+    """A running container, whose log is streamed into a file."""
 
     ours = True
 
@@ -235,17 +235,17 @@ class Container(Candidate):
         self._container, self._socket = container, socket
         self._exit_code: int | None = None
         self.lost = ""
-        """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
+        """The reason why the container can no longer be observed, if the Docker engine itself has stopped; else empty."""
         self._watch = MemoryWatch()
         self._is_here = False
-        """Whether its processes run in this kernel, as far as this process can see."""
+        """Whether the container's processes run in this kernel, as far as this process can see."""
         self._over = threading.Event()
         private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._follow, daemon=True).start()
 
     def _follow(self) -> None:
-        """Copy the container's log until it ends, then read how the container ended."""
+        """Copy the container's log until the log ends, then read how the container ended."""
         try:
             with LogCopy(self.log) as out:
                 for piece in follow(self._socket, self._container.id):
@@ -271,7 +271,7 @@ class Container(Candidate):
             time.sleep(0.05)
 
     def _outlast(self) -> None:
-        """Make sure that the signal did not come from a stopping Docker engine."""
+        """Wait after a signal, to ensure that the signal did not come from a stopping Docker engine."""
         end = time.monotonic() + _OUTLAST_S
         while time.monotonic() < end:
             self._container.client.ping()
@@ -279,8 +279,8 @@ class Container(Candidate):
 
     def pid(self) -> int | None:
         """
-        Return the id of the container's first process; None if it is not visible, for example because this process runs
-        in a container too.
+        Return the id of the container's first process; None if the id is not visible, for example from within another
+        container.
         """
         try:
             self._container.reload()
@@ -292,13 +292,16 @@ class Container(Candidate):
         return pid if ours else None
 
     def memory_kills(self) -> MemoryKills | None:
-        """Kernel records of processes killed for memory since the start; None if the container may run on another kernel."""
+        """
+        Return the kernel's records of processes killed for memory since the start; None if the container may run on
+        another kernel.
+        """
         return self._watch.kills() if self._is_here else None
 
     def exit_code(self) -> int | None:
         """
-        Return the exit code in the container's state; None while it runs. Raises `LaunchError` if the engine has
-        stopped.
+        Return the exit code in the container's state; None while the container runs. Raises `LaunchError` if the Docker
+        engine has stopped.
         """
         if not self._over.is_set():
             return None
@@ -310,7 +313,10 @@ class Container(Candidate):
         return self._exit_code
 
     def oom_killed(self) -> bool | None:
-        """Return whether the memory limit ended the container or a process in it; None while it runs undamaged."""
+        """
+        Return whether the memory limit ended the container or one of its processes; None while the container runs
+        undamaged.
+        """
         if self._oom_killed is not None:
             return self._oom_killed
         # A killed worker may show in the engine's log, without a cause, seconds before the container's state has it.
@@ -319,13 +325,16 @@ class Container(Candidate):
 
     def new_lines(self) -> Iterator[str]:
         """
-        Return new complete lines of the container's log since the last call. After its exit, also an incomplete last
+        Yield the complete lines of the container's log since the last call, and after its exit also an incomplete last
         line.
         """
         return self._lines.more(ended=self._over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """Return how the container ended, if it ends within *wait_s*. Raises `LaunchError` if the engine has stopped."""
+        """
+        Return how the container ended; None if it still runs after *wait_s* seconds. Raises `LaunchError` if the Docker
+        engine has stopped.
+        """
         self._over.wait(wait_s)
         return super().ended(0.0)
 

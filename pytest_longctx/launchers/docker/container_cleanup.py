@@ -1,5 +1,5 @@
 """
-Cleanup script for Docker: removes the containers of a run that has ended.
+Cleanup script for Docker, which removes the containers of a run that has ended.
 
 The command is ``python -I container_cleanup.py FD SOCKET RUN GRACE_S``. The script imports the standard library only, so it
 starts at once and needs no import path. The kernel closes the pipe FD when the launcher ends, even by SIGKILL. The script then
@@ -22,7 +22,7 @@ from urllib.parse import quote
 RUN_LABEL = "pytest-longctx.run"
 """The label whose value identifies the boot of a container."""
 OWNER_LABEL = "pytest-longctx.owner"
-"""The label whose value identifies the process that created it; see `owner`."""
+"""The label whose value identifies the process that created a container; see `owner`."""
 
 PATIENCE_S = 600.0
 _WHOLE_S = 180.0
@@ -34,28 +34,29 @@ _SETTLED_S = 1.5
 
 
 class Engine(http.client.HTTPConnection):
-    """A container engine's API at a Unix socket."""
+    """The API of a container engine at a Unix socket."""
 
     def __init__(self, path: str, timeout_s: float | None = 60) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self.path = path
 
     def connect(self) -> None:
-        """Connect to Docker's socket instead of over TCP."""
+        """Connect to Docker's Unix socket instead of over TCP."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
         self._connected = self.sock  # an answer that ends with its connection takes it over
 
     def cut(self) -> None:
-        """End the connection, from another thread."""
+        """End the connection from another thread."""
         with suppress(OSError):
             self._connected.shutdown(socket.SHUT_RDWR)
 
 
 def call(path: str, method: str, what: str) -> Any:
     """
-    Send one request to the Docker engine at the socket *path* and return the JSON of the answer, or None.
+    Send one request to the Docker engine at the socket *path*, and return the JSON of the answer; None for an empty
+    answer.
 
     Raises OSError if the engine does not answer, and if the answer is not JSON or is larger than `MOST_BYTES`.
     """
@@ -107,7 +108,10 @@ def remove(path: str, container: str, grace_s: float) -> None:
 
 
 def remove_run(path: str, run: str, grace_s: float, *, await_late: bool) -> None:
-    """Remove every container of *run*. *await_late* also waits for a container that the engine may still be creating."""
+    """
+    Remove every container of *run*. With *await_late*, also wait for a container that the Docker engine may still be
+    creating.
+    """
     end = time.monotonic() + PATIENCE_S
     settled = time.monotonic() + (_SETTLED_S if await_late else 0.0)
     while time.monotonic() < end:
@@ -124,14 +128,14 @@ def remove_run(path: str, run: str, grace_s: float, *, await_late: bool) -> None
 
 
 def owner() -> str:
-    """Return the unique identity of this process: boot of the kernel, PID namespace, PID, start time."""
+    """Return the unique identity of this process: the kernel's boot, PID namespace, PID and start time."""
     pid = os.getpid()
     return f"{_boot()} {_namespace()} {pid} {_started(pid)}"
 
 
 def is_dead(who: str) -> bool:
     """
-    Return whether the process that started a container has ended; False if that is unknown.
+    Return whether the process that started a container has ended; False if unknown.
 
     *who* is the `owner` text of the process.
     """
@@ -153,7 +157,7 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return the clock ticks from the kernel's boot to the start of *pid*; empty if there is no such process."""
+    """Return the clock ticks from the kernel's boot to the start of *pid*; empty if no such process exists."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
@@ -162,7 +166,7 @@ def _started(pid: int) -> str:
 
 def main(pipe: int, path: str, run: str, grace_s: float) -> None:
     """
-    Wait for the end of *pipe*, then remove the run's containers.
+    Wait until *pipe* ends, then remove the run's containers.
 
     A byte before the end means that the launcher has ended normally and creates no more containers.
     """

@@ -1,4 +1,4 @@
-"""The log of a container as the Docker engine streams it: frames whose header has the stream and the length."""
+"""The log of a container as the Docker engine streams it: in frames, whose header has the stream and the length."""
 
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
@@ -14,7 +14,7 @@ _SAID_BYTES: Final = 300
 
 def follow(path: str, container: str) -> Iterator[bytes]:
     """
-    Yield the log of *container* from its start, as it grows, from the engine at the socket *path*.
+    Yield the log of *container* from its start, as the log grows, from the Docker engine at the socket *path*.
 
     Raises ConnectionError if the engine does not answer with a log.
     """

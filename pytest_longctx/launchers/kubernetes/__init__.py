@@ -20,7 +20,7 @@ from pytest_longctx.launchers.readiness import await_ready
 
 
 class KubernetesLauncher:
-    """Runs a deployment's image in a cluster, with the official client (extra ``[kubernetes]``)."""
+    """Launcher that runs a deployment's image in a cluster, with the official client (extra ``[kubernetes]``)."""
 
     name = "kubernetes"
     boots = True
@@ -66,7 +66,10 @@ class KubernetesLauncher:
                 pods.close()
 
     def _make(self, cluster: Cluster, launch: Launch, run_id: str, key: str) -> str:
-        """Create all objects of the run, the owner first, and return their common name. Raises `LaunchError`."""
+        """
+        Create all objects of the run, the owner first, and return the name that the objects share. Raises
+        `LaunchError`.
+        """
         one = launch.deployment
         name, mine = manifests.name_of(one, run_id), Owner(cluster.namespace, run_id)
         expires = {EXPIRES: str(round(time.time() + one.kubernetes.hours * 3600))}

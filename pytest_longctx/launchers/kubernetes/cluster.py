@@ -1,4 +1,4 @@
-"""Client of a cluster: create objects, watch them, and explain errors of its API."""
+"""Client of a Kubernetes cluster: create objects, watch them, and explain errors of the cluster's API."""
 
 import json
 import time
@@ -22,10 +22,10 @@ _PIECE_BYTES = 64 * 1024
 
 
 class Cluster:
-    """One namespace of a cluster."""
+    """One namespace of a Kubernetes cluster."""
 
     def __init__(self, namespace: str | None) -> None:
-        """Connect to the cluster. Raises `LaunchError` that names what is missing."""
+        """Connect to the cluster. Raises `LaunchError` that names the missing part."""
         try:
             import kubernetes
         except ImportError:
@@ -45,11 +45,14 @@ class Cluster:
 
     @property
     def host(self) -> str:
-        """The address of the cluster's API."""
+        """Address of the cluster's API."""
         return str(self.api.configuration.host)
 
     def _ask(self, method: str, path: str, wanted: str, body: Any = None) -> Any:
-        """Return the JSON of the cluster's answer. Raises `LaunchError` with the API's message for an error."""
+        """
+        Send a request to the cluster, and return the JSON of the answer. Raises `LaunchError` with the API's message
+        for an error.
+        """
         try:
             status, found = self.api.call(method, path, body)
         except OSError as problem:
@@ -64,7 +67,7 @@ class Cluster:
         )
 
     def make(self, made: dict[str, Any]) -> dict[str, Any]:
-        """Create an object, and return it as the cluster stores it. Raises `LaunchError`."""
+        """Create an object in the cluster, and return the object as the cluster stores it. Raises `LaunchError`."""
         kind, name = made["kind"], made["metadata"]["name"]
         answer: dict[str, Any] = self._ask("POST", path_of(kind, self.namespace), f"made the {kind} {name}", made)
         meta = answer.get("metadata")
@@ -80,7 +83,7 @@ class Cluster:
         return object_cleanup.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
 
     def events(self, pod: str) -> list[dict[str, Any]]:
-        """Return the events of a Pod, the latest last; none without permission to list them. Raises OSError."""
+        """Return the events of a Pod, the latest last; none without the permission to list events. Raises OSError."""
         about = urlencode({"fieldSelector": f"involvedObject.name={pod}"})
         _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
         rows = found.get("items") or []
@@ -89,7 +92,7 @@ class Cluster:
         return rows
 
     def follow(self, pod: str) -> Iterator[bytes]:
-        """Yield the log of a Pod's engine from its start, as it grows. Raises OSError."""
+        """Yield the log of a Pod's engine from its start, as the log grows. Raises OSError."""
         from urllib3.exceptions import HTTPError
 
         asked = urlencode({"container": "engine", "follow": "true"})
@@ -106,7 +109,10 @@ class Cluster:
             response.close()
 
     def sweep(self) -> None:
-        """Delete objects of runs whose expiry time has passed. It cannot be determined whether other runs still exist."""
+        """
+        Delete objects of runs whose expiry time has passed. Whether the runs themselves have ended cannot be
+        determined.
+        """
         try:
             for each in object_cleanup.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
                 meta = each["metadata"]

@@ -1,5 +1,5 @@
 """
-A deployment as Kubernetes objects in plain data: a Pod and a Service, or a LeaderWorkerSet for several nodes.
+A deployment as Kubernetes objects in plain data: a Pod with a Service, or a LeaderWorkerSet for several nodes.
 
 Pure functions: no cluster is contacted.
 """
@@ -28,7 +28,7 @@ _OFTEN_S, _SELDOM_S = 10, 30
 
 
 class Plugin(NamedTuple):
-    """How a cluster names and counts accelerators of one make."""
+    """The name and count of accelerators of one make, as a cluster's device plugin defines them."""
 
     kinds: tuple[str, ...]
     resource: str
@@ -53,7 +53,7 @@ NVIDIA = Plugin((), "nvidia.com/gpu", 8)
 
 
 class Share(NamedTuple):
-    """The accelerators of one Pod of a deployment."""
+    """The accelerators of each Pod of a deployment."""
 
     plugin: Plugin
     devices: int
@@ -61,7 +61,7 @@ class Share(NamedTuple):
 
 
 def share(one: Deployment) -> Share:
-    """Distribute the hardware of *one* over nodes. Raises `LaunchError` if it cannot be distributed evenly."""
+    """Return the hardware of *one*, distributed over nodes. Raises `LaunchError` if an even distribution is impossible."""
     needs = one.needs
     plugin = next((row for row in PLUGINS if needs.kind in row.kinds), NVIDIA)
     if not plugin.resource:
@@ -78,7 +78,7 @@ def share(one: Deployment) -> Share:
 
 def port_of(one: Deployment) -> int:
     """
-    Return the port of the manifest: from the deployment's flags, else the usual one. Raises `LaunchError` for an
+    Return the port of the manifest: the port in the deployment's flags, else the usual one. Raises `LaunchError` for an
     invalid port.
     """
     port = one.flags.get("port", PORT)
@@ -88,7 +88,7 @@ def port_of(one: Deployment) -> int:
 
 
 def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
-    """Return the engine's start inside a Pod, with `KEY` instead of its key. Raises `LaunchError`."""
+    """Return the recipe of the engine inside a Pod, with `KEY` in place of the API key. Raises `LaunchError`."""
     if backend.host_flag is None:
         raise LaunchError(
             f"--backend={backend.name} has no option for the listening address (host_flag), which a Pod needs\n"
@@ -105,7 +105,7 @@ def has_key(made: Recipe) -> bool:
 
 
 def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_secret: str) -> dict[str, Any]:
-    """A Pod's specification for *made*, without its owner and its restart policy."""
+    """Return a Pod's specification for the recipe *made*, without owner and restart policy."""
     has, table = share(one), one.kubernetes
     volumes, mounts, where = zip(*_volumes(one, model), strict=True)
     words = tuple(literal(word) for word in (*one.docker.entrypoint, *made.argv))
@@ -142,7 +142,7 @@ def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_se
 
 def literal(word: str) -> str:
     """
-    Escape *word* of a manifest so that the kubelet does not change it.
+    Return *word* of a manifest, escaped so that the kubelet does not change it.
 
     >>> literal("$(date) costs $5"), literal(KEY)
     ('$$(date) costs $5', '$(LONGCTX_API_KEY)')
@@ -203,7 +203,7 @@ def _resources(one: Deployment, has: Share) -> dict[str, Any]:
 
 def quantity(gib: float) -> str:
     """
-    Convert *gib* to a Kubernetes quantity, such as ``512Mi``.
+    Return *gib* as a Kubernetes quantity, such as ``512Mi``.
 
     >>> quantity(10), quantity(0.5)
     ('10Gi', '512Mi')
@@ -212,7 +212,7 @@ def quantity(gib: float) -> str:
 
 
 def _volumes(one: Deployment, model: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
-    """Return the volume and mount of the model, and the variables that point the engine to it."""
+    """Yield the volume and the mount of the model, with the variables that name the mounted path to the engine."""
     shm = {"medium": "Memory", "sizeLimit": quantity(one.docker.shm_gib)}
     yield {"name": "shm", "emptyDir": shm}, {"name": "shm", "mountPath": "/dev/shm"}, {}  # noqa: S108
     folder = Path(model)
@@ -255,7 +255,7 @@ _WAIT = "import ray, time\nray.init('auto')\nwhile sum(each['Alive'] for each in
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The owner of the objects: one run, or none for objects that a team keeps."""
+    """The owner of the Kubernetes objects: one run, or none for objects that a team keeps."""
 
     namespace: str | None = None
     run_id: str | None = None
@@ -265,7 +265,8 @@ class Owner:
 
 def name_of(one: Deployment, run_id: str | None) -> str:
     """
-    Return the name of the manifest's objects, limited as a Service's: 63 letters, digits and dashes, a letter first.
+    Return the name of the manifest's objects, limited as a Service's name: 63 letters, digits and dashes, a letter
+    first.
 
     >>> from pytest_longctx.deployments.deployment import attached
     >>> name_of(attached("openai"), "0123456789abcdef")
@@ -282,7 +283,7 @@ def key_secret(name: str) -> str:
 
 
 def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the commands that create the Secrets of *objects*, with variables instead of secret values."""
+    """Return the commands that create the Secrets of *objects*, with shell variables instead of secret values."""
     found: dict[str, set[str]] = {}
 
     def look(part: Any) -> None:
@@ -308,7 +309,7 @@ def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def downloads(one: Deployment, objects: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a warning if the Pods of *objects* keep no weights, so that each downloads the model at each start."""
+    """Return a warning if the Pods of *objects* keep no weights, so that each Pod downloads the model at each start."""
     if '"name": "model", "emptyDir"' not in json.dumps(list(objects)):
         return []
     return [
@@ -321,7 +322,7 @@ def _variable(key: str) -> str:
 
 
 def render(backend: Backend, one: Deployment, model: str, owner: Owner | None = None) -> list[dict[str, Any]]:
-    """Return the objects that serve *one*, with Secrets only by reference. Raises `LaunchError`."""
+    """Return the objects that serve *one*, in which Secrets are only references. Raises `LaunchError`."""
     owner = owner or Owner()
     name = name_of(one, owner.run_id)
     made = recipe(backend, one, model)
@@ -344,7 +345,7 @@ def render(backend: Backend, one: Deployment, model: str, owner: Owner | None = 
 
 
 def metadata(name: str, owner: Owner) -> dict[str, Any]:
-    """Name, labels and owner of one object of a manifest."""
+    """Return name, labels and owner of one object of a manifest."""
     labels = {"app.kubernetes.io/name": "longctx", NAME_LABEL: name}
     if owner.run_id is not None:
         labels[RUN_LABEL] = owner.run_id
@@ -357,7 +358,7 @@ def metadata(name: str, owner: Owner) -> dict[str, Any]:
 
 
 def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any]:
-    """Return the limits of a run's Pod. It is never restarted, because its exit is evidence, and it has a deadline."""
+    """Return the limits of a run's Pod: a deadline, and no restart, because the exit is evidence."""
     if owner.run_id is None:
         return {"restartPolicy": "Always", **spec}
     return {"restartPolicy": "Never", "activeDeadlineSeconds": round(one.kubernetes.hours * 3600), **spec}
@@ -366,7 +367,7 @@ def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any
 def _leader_worker_set(
     one: Deployment, meta: dict[str, Any], spec: dict[str, Any], nodes: int, *, for_run: bool
 ) -> dict[str, Any]:
-    """Return one group of *nodes* Pods as one Ray cluster. The first Pod runs the engine."""
+    """Return a LeaderWorkerSet with one group of *nodes* Pods as one Ray cluster. The first Pod runs the engine."""
     if one.flags.get("distributed-executor-backend") != "ray":
         raise LaunchError(
             f"{one.name} needs {nodes} nodes, and only an engine that uses Ray is rendered for several nodes\n"

@@ -1,5 +1,5 @@
 """
-Cleanup script for Kubernetes: deletes the objects of a run that has ended.
+Cleanup script for Kubernetes, which deletes the objects of a run that has ended.
 
 The command is ``python -P object_cleanup.py FD NAMESPACE RUN GRACE_S``. The script imports nothing of this package. The kernel
 closes the pipe FD when the launcher ends, even by SIGKILL. The script then deletes every object with the label of RUN, and no
@@ -42,7 +42,7 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class Api:
-    """A cluster's API, with the official client's configuration, credentials and connections."""
+    """The API of a cluster, with the official client's configuration, credentials and connections."""
 
     def __init__(self) -> None:
         from kubernetes import client, config
@@ -63,12 +63,12 @@ class Api:
         self._pool = client.ApiClient(self.configuration).rest_client.pool_manager
 
     def headers(self) -> dict[str, str]:
-        """Return the credentials for Kubernetes' API. An expired token is renewed."""
+        """Return the credentials for the Kubernetes API. An expired token is renewed."""
         found = self.configuration.auth_settings().values()
         return {each["key"]: each["value"] for each in found if each["in"] == "header" and each["value"]}
 
     def open(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
-        """Return a response of Kubernetes' API with an unread body. Raises OSError if the API does not answer."""
+        """Return a response of the Kubernetes API with an unread body. Raises OSError if the API does not answer."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
@@ -91,7 +91,7 @@ class Api:
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         """
-        Send one request to Kubernetes' API and return the status and the JSON object of the answer.
+        Send one request to the Kubernetes API, and return the status and the JSON object of the answer.
 
         If the answer is not a JSON object, its text is returned as ``message``. Raises OSError if the API does not answer
         within a minute, and if the answer is a redirect or is larger than `MOST_BYTES`.
@@ -125,7 +125,8 @@ class Api:
 
 def _within(most_s: float, work: Callable[[], Any]) -> Any:
     """
-    Call *work*; raise ConnectionError if it takes more than *most_s* seconds, for example for an answer sent byte by byte.
+    Return the result of *work*. Raises ConnectionError after *most_s* seconds, for example for an answer sent byte by
+    byte.
 
     The same as `launchers.time_limit.within`, which this script cannot import.
     """
@@ -149,13 +150,16 @@ def _within(most_s: float, work: Callable[[], Any]) -> Any:
 
 
 def path_of(kind: str, namespace: str, name: str = "") -> str:
-    """Return the path in Kubernetes' API of all objects of *kind*, or of the one called *name*."""
+    """Return the path in the Kubernetes API of all objects of *kind*, or of the object with the name *name*."""
     group, plural = KINDS[kind]
     return f"{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
 
 
 def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, Any]]:
-    """Return every Kubernetes object of *kind* with *label* or ``label=value``; none if the cluster lacks the kind."""
+    """
+    Return every Kubernetes object of *kind* with *label* or ``label=value``; none if the cluster does not have the
+    kind.
+    """
     status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
     if status >= 500:
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
@@ -208,7 +212,7 @@ def delete_run(api: Api, namespace: str, run: str, grace_s: float, *, await_late
 
 def main(pipe: int, namespace: str, run: str, grace_s: float) -> None:
     """
-    Wait for the end of *pipe*, then delete the run's objects.
+    Wait until *pipe* ends, then delete the run's objects.
 
     A byte before the end means that the launcher has ended normally and creates no more objects.
     """

@@ -1,5 +1,5 @@
 """
-The Pods of one run: their progress, the engine's log, and how the engine ended.
+The Pods of one run: their progress, the engine's log, and the way in which the engine ended.
 
 Pods and their events also show why a Pod will never run.
 """
@@ -78,7 +78,7 @@ class Seen:
     """The state of the Pods at one time."""
 
     doing: str
-    """Its progress, as text."""
+    """Progress of the Pods, as text."""
     started: bool = False
     """Whether the engine's container has started, and thus has a log."""
     exit_code: int | None = None
@@ -95,7 +95,7 @@ class Seen:
 
 def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> Seen:
     """
-    Return the state of *pods* of one run, from their status and *events*, *waited_s* after their creation.
+    Return the state of *pods* of one run at *waited_s* seconds after their creation, from their status and *events*.
 
     Raises `LaunchError` for data that is no Pod or event.
     """
@@ -151,7 +151,7 @@ def _is_scheduled(status: Object) -> bool:
 
 
 def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Return reason and message of all faults of one Pod, the most certain first."""
+    """Yield reason and message of all faults of one Pod, the most certain first."""
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     about = [each for each in events if each.get("involvedObject", {}).get("name") == name]
     boxes = status.get("containerStatuses") or []
@@ -172,7 +172,7 @@ def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterato
 
 
 def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tuple[str, str]]:
-    """Containers of a Pod that will never run."""
+    """Yield reason and message of the Pod's containers that will never run."""
     for box in boxes:
         state = box.get("state", {})
         waiting, over = state.get("waiting") or {}, state.get("terminated") or {}
@@ -183,7 +183,7 @@ def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tupl
 
 
 def _patient(status: Object, about: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Return faults of a Pod that may resolve by themselves, after their time limit."""
+    """Yield those faults of a Pod that may resolve by themselves, after their time limit."""
     may_grow = waited_s <= SCHEDULE_S or any(event.get("reason") in _GROWS for event in about)
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "Unschedulable" and condition["status"] == "False" and not may_grow:
@@ -205,7 +205,8 @@ def _remedy(reason: str, pod: Object) -> str:
 _LOOK_S = 0.5
 _LOST_S = 30.0
 """
-Seconds without an answer of the API after which Pods count as lost. It may restart, or an address lease may expire.
+Seconds without an answer of the API after which Pods count as lost. Within this time, the API may restart, or an
+address lease may expire.
 """
 _SETTLE_S = 15.0
 """Most seconds until a cluster records a container's exit after its log or a connection ended."""
@@ -214,7 +215,7 @@ _LAST_LINES_S = 1.0
 
 
 class Pods(Candidate):
-    """The Pods of one run. One thread polls them, and one copies the leader's log."""
+    """The Pods of one run. One thread polls their state, and one copies the leader's log."""
 
     ours = True
 
@@ -225,7 +226,7 @@ class Pods(Candidate):
         self.started_s = self._made_s = time.monotonic()
         self.seen = Seen("waiting for its Pod")
         self.lost = ""
-        """The reason why they can no longer be observed."""
+        """The reason why the Pods can no longer be observed; empty if they can."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
         self._copying = False
@@ -276,8 +277,8 @@ class Pods(Candidate):
 
     def _copy(self) -> None:
         """
-        Copy the log of the leader's Pod into the file. After a broken stream, start again and skip what the file
-        already has.
+        Copy the log of the leader's Pod into the file. After a broken stream, start again and skip the part that the
+        file has.
         """
         written = 0
         with LogCopy(self.log) as out:
@@ -309,8 +310,8 @@ class Pods(Candidate):
 
     def exit_code(self) -> int | None:
         """
-        Return the exit code of the engine in the Pods; None while it runs. Raises `LaunchError` for a failure of the
-        cluster.
+        Return the exit code of the engine in the Pods; None while the engine runs. Raises `LaunchError` for a failure
+        of the cluster.
         """
         self._complain()
         if self.seen.exit_code is None:
@@ -319,18 +320,21 @@ class Pods(Candidate):
         return self.seen.exit_code
 
     def oom_killed(self) -> bool | None:
-        """Return whether the Pod's memory limit ended it; None while it runs."""
+        """Return whether the Pod's memory limit ended the engine; None while the engine runs."""
         return self.seen.oom_killed
 
     def new_lines(self) -> Iterator[str]:
         """
-        Return new complete lines of the Pod's log since the last call. After the engine's exit, also an incomplete last
-        line.
+        Yield the complete lines of the Pod's log since the last call, and after the engine's exit also an incomplete
+        last line.
         """
         return self._lines.more(ended=self._log_over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """Return how the Pod ended, if it ends within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
+        """
+        Return how the Pod ended; None if it still runs after *wait_s* seconds. Raises `LaunchError` for a failure of
+        the cluster.
+        """
         end = time.monotonic() + wait_s
         while self.seen.exit_code is None and not self.seen.trouble and not self.lost and time.monotonic() < end:
             time.sleep(_LOOK_S / 5)
@@ -338,7 +342,7 @@ class Pods(Candidate):
         return super().ended(0.0)
 
     def close(self) -> None:
-        """Stop watching after the Pods were removed."""
+        """Stop polling after the Pods were removed."""
         self._stop.set()
         if self._copying:
             self._log_over.wait(_LAST_LINES_S)

@@ -25,7 +25,7 @@ _GREETING_BYTES: Final = 3
 
 
 class PortForward:
-    """Listens on loopback until the context ends."""
+    """Port forward that listens on loopback until the context ends."""
 
     def __init__(self, api: Api, namespace: str, pod: str, port: int) -> None:
         self._api, self._path, self._far_port = api, path_of("Pod", namespace, pod), port
@@ -54,7 +54,7 @@ class PortForward:
             threading.Thread(target=self._carry, args=(near,), daemon=True).start()
 
     def _carry(self, near: socket.socket) -> None:
-        """Forward in both directions until one side closes."""
+        """Forward the data of one connection in both directions until one side closes."""
         with near:
             try:
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -71,7 +71,7 @@ class PortForward:
                 far.close(timeout=0)
 
     def _once(self, near: socket.socket, far: Any) -> bool:
-        """Wait for either side of the forwarded port and forward its data. Return False at the end."""
+        """Wait for data from either side of the forwarded port and forward it. Return False once a side has closed."""
         waiting = isinstance(far.sock, ssl.SSLSocket) and far.sock.pending()
         ready = [far] if waiting else select.select([near, far.sock], [], [])[0]
         if near in ready:
@@ -93,7 +93,7 @@ class PortForward:
         return True
 
     def _open(self) -> Any:
-        """Open a web socket to the Pod's port, and read the greetings of both channels."""
+        """Return a web socket to the Pod's port, after reading the greetings of both channels."""
         made = self._api.configuration
         scheme, _, rest = made.host.rstrip("/").partition("://")
         url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/{self._path}/portforward?ports={self._far_port}"
@@ -109,7 +109,8 @@ class PortForward:
 
 def _web_socket(made: Any, url: str, headers: Mapping[str, str]) -> Any:
     """
-    Open a web socket to *url* with the credentials in *headers*, as the official client does, but follow no redirect.
+    Return a web socket to *url* with the credentials in *headers*, opened as by the official client, but without
+    redirects.
 
     A redirect would send the credentials to another address.
     """

@@ -1,4 +1,4 @@
-"""A correct hosted API: key, model, parameters, context limit, answer, counts."""
+"""A correct hosted API in miniature: key, model, parameters, context limit, answer, counts."""
 
 import itertools
 import json
@@ -37,7 +37,10 @@ DIALECT_NAMES: Final = ("chat", "text", "ids", "responses", "generate")
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request that arrived, for a test to count. None: it was refused before that was known."""
+    """
+    One request that arrived, for a test to count. A field is None if the request was refused before its value was
+    known.
+    """
 
     path: str
     body_bytes: int
@@ -101,7 +104,7 @@ class HostedApi:
     # One request, step by step. A fault overrides one step.
 
     def post(self, post: Post) -> Reply:
-        """Answer one POST request to the hosted API."""
+        """Return the hosted API's reply to one POST request."""
         call: Call | None = None
         try:
             dialect = self.route(post.path)
@@ -130,7 +133,7 @@ class HostedApi:
         raise RequestError(f"Invalid URL (POST {path})", status=404)
 
     def admit(self, post: Post) -> None:
-        """Refuse a request with a wrong API key, or above the rate limit."""
+        """Refuse a request to the hosted API with a wrong API key, or above the rate limit."""
         if not self.knows(post.headers.get("authorization", "")):
             raise RequestError("Incorrect API key provided.", status=401, code="invalid_api_key")
         wait_s = self.rate_limit.take() if self.rate_limit else None
@@ -147,7 +150,7 @@ class HostedApi:
         return {"Retry-After": str(math.ceil(wait_s))}
 
     def parse(self, dialect: Dialect, post: Post) -> Call:
-        """Parse the body of a request to the hosted API, and refuse anything that the API does not serve."""
+        """Return the call in the body of a request to the hosted API, and refuse anything that the API does not serve."""
         try:
             body = json.loads(post.body)
         except ValueError:
@@ -171,11 +174,11 @@ class HostedApi:
         return bool(model == self.model)
 
     def parsed(self, dialect: Dialect, body: dict[str, Any]) -> Call:
-        """Parse *body* into a call of the hosted API."""
+        """Return *body* as a call of the hosted API."""
         return dialect.parse(body)
 
     def complete(self, dialect: Dialect, call: Call) -> Reply:
-        """Answer *call* as the hosted API: refuse its length, or return a whole answer or a stream."""
+        """Return the hosted API's reply to *call*: a refusal of its length, a whole answer or a stream."""
         sent = self.rendered(call.messages)
         call.prompt_tokens = len(sent)
         if over := self.over_length(call, sent):
@@ -213,7 +216,10 @@ class HostedApi:
         return ids
 
     def over_length(self, call: Call, sent: Ids) -> OverLength | None:
-        """Return how *call* exceeds the context limit, or None. At least one token must remain for the answer."""
+        """
+        Return by how much *call* exceeds the context limit; None if it does not. At least one token must remain for the
+        answer.
+        """
         asked = call.max_tokens if self.counts_answer and not self.shortens else 0
         if len(sent) + max(asked or 0, 1 if self.counts_answer else 0) <= self.limit:
             return None
@@ -255,7 +261,7 @@ class HostedApi:
 
     def stopped(self, answer: Answer, stops: tuple[str, ...]) -> Answer:
         """
-        Cut the hosted model's *answer* before the first of *stops*. Tokens of the stop sequence count as
+        Return the hosted model's *answer*, cut before the first of *stops*. Tokens of the stop sequence count as
         generated.
         """
         text = answer.text
@@ -271,7 +277,7 @@ class HostedApi:
         return Answer([part for part in parts if part], tokens, "stop")
 
     def usage(self, call: Call, sent: Ids, kept: Ids, answer: Answer, cached: int) -> Usage | None:
-        """Return the token counts that the hosted API reports for *call*; None: none are reported."""
+        """Return the token counts that the hosted API reports for *call*; None if it reports none."""
         return Usage(len(sent), answer.tokens, cached if self.reports_cached else None)
 
     def whole(self, dialect: Dialect, call: Call, number: str, answer: Answer, usage: Usage | None) -> Any:
@@ -316,7 +322,7 @@ class HostedApi:
         return "".join(f'{name}{{engine="0",model_name="{self.model}"}} {value}\n' for name, value in rows.items())
 
     def get(self, post: Post) -> Reply:
-        """Answer one GET request to the hosted API. The pages outside ``/v1`` need no key."""
+        """Return the hosted API's reply to one GET request. The pages outside ``/v1`` need no key."""
         if self.pages and post.path == "/health":
             return Whole(200, "")
         if self.pages and post.path == "/metrics":

@@ -8,7 +8,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids
 
 
 class RequestError(Exception):
-    """A request that is refused before its prompt is read. *param* is the wrong field, *status* the HTTP status."""
+    """A request that is refused before its prompt is read. *param* is the invalid field, *status* the HTTP status."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Message:
 
 @dataclass(slots=True)
 class Call:
-    """A request. *max_tokens* is None if the client set none."""
+    """A parsed request. *max_tokens* is None if the client set no maximum."""
 
     dialect: str
     model: Any
@@ -57,7 +57,10 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """A generated answer: the text that each token adds, the number of tokens, and why it ended (``stop``, ``length``)."""
+    """
+    A generated answer: the text that each token adds, the number of tokens, and the finish reason (``stop``,
+    ``length``).
+    """
 
     parts: list[str]
     tokens: int
@@ -71,7 +74,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of one request, in tokens. *cached* is None if the server does not report it."""
+    """Token counts of one request. *cached* is None if the server does not report cached tokens."""
 
     prompt: int
     completion: int
@@ -82,7 +85,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A request as it arrives."""
+    """An HTTP POST request as it arrives."""
 
     path: str
     headers: Mapping[str, str]
@@ -102,8 +105,8 @@ class Whole:
 @dataclass(slots=True)
 class Event:
     """
-    One event of a stream: its name, if the dialect has names, and its data (JSON, or text unchanged). No data: a
-    comment.
+    One event of a stream: its name, if the dialect has names, and its data (JSON, or text unchanged). Without data, the
+    event is a comment.
     """
 
     data: Any

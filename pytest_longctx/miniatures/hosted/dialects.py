@@ -17,7 +17,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One dialect: path, parser, and renderers. *parts* of a stream are the texts that its tokens add."""
+    """One dialect: path, parser and renderers. The *parts* of a stream are the texts that its tokens add."""
 
     path: str
     parse: Callable[[Body], Call]
@@ -152,7 +152,7 @@ def _base(call: Call, number: str, kind: str) -> Body:
 
 
 def _logprobs(call: Call, parts: list[str]) -> Body | None:
-    """Return log-probabilities in OpenAI's dialect: the same ones for the same text, all below zero."""
+    """Return log-probabilities in OpenAI's dialect, equal for equal texts and all below zero; None if not requested."""
     if call.logprobs is None:
         return None
     values = [-(len(part) % 7 + 1) / 16 for part in parts]
@@ -290,7 +290,10 @@ def _whole_generate(_call: Call, number: str, answer: Answer, usage: Usage | Non
 
 
 def _events_generate(_call: Call, number: str, answer: Answer, usage: Usage | None) -> Iterator[Event]:
-    """Events of the dialect of SGLang's ``/generate``: each repeats the text so far, as without ``--stream-output``."""
+    """
+    Yield the events of the dialect of SGLang's ``/generate``. Each repeats the text so far, as without
+    ``--stream-output``.
+    """
     text = ""
     for tokens, part in enumerate(answer.parts[:-1], 1):
         text += part

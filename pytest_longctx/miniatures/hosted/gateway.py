@@ -1,5 +1,5 @@
 """
-Gateways in miniature: a proxy before any server, with the limits that proxies have.
+Gateways in miniature: a proxy in front of any server, with the limits that proxies have.
 
 Start one with ``python -m pytest_longctx.miniatures.hosted.gateway --upstream http://127.0.0.1:8000 --port 8001 --buffers``.
 """
@@ -40,11 +40,11 @@ class Gateway:
     latency: Latency = field(default_factory=Latency)
 
     def get(self, post: Post) -> Reply:
-        """Pass a GET request on through the gateway."""
+        """Return the upstream server's reply to a GET request through the gateway."""
         return self._forwarded("GET", post)
 
     def post(self, post: Post) -> Reply:
-        """Pass a POST request on through the gateway."""
+        """Return the upstream server's reply to a POST request through the gateway."""
         if self.body_limit_bytes is not None and len(post.body) > self.body_limit_bytes:
             return page(413, "Request Entity Too Large")
         if self.repeats:

@@ -1,4 +1,4 @@
-"""Delays of a miniature. Without options there are none."""
+"""Delays of a miniature, which has none by default."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -32,7 +32,7 @@ class Latency:
         self._name, self._values, self._rng = name, values, Random(self.seed)
 
     def draw_s(self) -> float:
-        """Draw the delay of one request to a miniature in seconds."""
+        """Return a random delay in seconds for one request to a miniature."""
         with self._lock:
             match self._name, self._values:
                 case "fixed", [delay_s]:

@@ -9,7 +9,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids
 
 @dataclass
 class PrefixCache:
-    """Blocks that were read. The key is the hash of a block's tokens and of all before it."""
+    """Blocks of prompts that were read. The key of a block is the hash of its tokens and of all tokens before it."""
 
     block_tokens: int = 16
     minimum_tokens: int = 0
@@ -19,7 +19,10 @@ class PrefixCache:
     _lock: Lock = field(default_factory=Lock)
 
     def read(self, ids: Ids, salt: str = "") -> int:
-        """Store *ids* in the prefix cache under *salt*. Return how many were cached: whole blocks, without the last token."""
+        """
+        Store *ids* in the prefix cache under *salt*, and return the number of cached tokens: whole blocks, without the
+        last token.
+        """
         data, width = memoryview(ids).cast("B"), self.block_tokens * ids.itemsize
         before, found, matching = hash(salt), 0, True
         with self._lock:

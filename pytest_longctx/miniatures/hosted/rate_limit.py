@@ -19,7 +19,7 @@ class RateLimit:
         self._left, self._at_s = float(self.requests), time.monotonic()
 
     def take(self) -> float | None:
-        """Take one request from the rate limit. If none is free, return the seconds until one is."""
+        """Take one request from the rate limit. Return None if one was available, else the seconds until one is."""
         with self._lock:
             now_s = time.monotonic()
             self._left = min(self.requests, self._left + (now_s - self._at_s) * self.requests / self.per_s)

@@ -1,4 +1,7 @@
-"""A miniature's answer to the prompt that it read: the codes in it, a count, or words that only this prompt gives."""
+"""
+A miniature's answer to the prompt that it read: the codes in the prompt, a count, or words that depend on the prompt
+alone.
+"""
 
 import hashlib
 import re
@@ -65,8 +68,8 @@ PROSE_TOKENS: Final = 700
 
 def asked_things(text: str) -> list[str] | None:
     """
-    Return the things whose codes the read prompt *text* asks for, in order; None if it asks for none. The first task
-    decides.
+    Return the things whose codes the read prompt *text* asks for, in order; None if the prompt asks for none. The first
+    task decides.
     """
     if task := TASK.search(text):
         return re.split(r", and |, | and ", task[1])
@@ -103,7 +106,7 @@ def _prose(ids: Ids, salt: str) -> Iterator[str]:
 
 def spoken(ids: Ids, salt: str, limit: int, *, endless: bool) -> Ids:
     """
-    Return up to *limit* answer tokens to the prompt *ids* as read, one more than the answer has if it would continue.
+    Return up to *limit* answer tokens to the read prompt *ids*, one more than the answer has if it would continue.
 
     *salt* is empty for a greedy answer, and differs between sampled ones. Codes and counts do not depend on it. An
     *endless* answer continues with free text after its end.

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class OverLength:
-    """A request that is too long, in tokens. *asked* is None if the client set no maximum for the answer."""
+    """The lengths of a request that is too long, in tokens. *asked* is None if the client set no maximum for the answer."""
 
     limit: int
     prompt: int
@@ -22,12 +22,12 @@ class OverLength:
 
     @property
     def answer(self) -> int:
-        """Answer tokens that the refused request asked for, or 0."""
+        """Number of answer tokens that the refused request asked for; 0 if it set none."""
         return self.asked or 0
 
     @property
     def total(self) -> int:
-        """Tokens of the refused request: prompt and answer together."""
+        """Number of tokens of the refused request: prompt and answer together."""
         return self.prompt + self.answer
 
 
@@ -84,7 +84,7 @@ def sglang(it: OverLength) -> Refusal:
 
 def tgi(it: OverLength) -> Refusal:
     """
-    Return the refusal of a prompt that is too long by Text Generation Inference: status 422, and a text in place of an
+    Return the refusal of a prompt that is too long by Text Generation Inference: status 422, and a text instead of an
     object.
     """
     text = (
@@ -152,7 +152,7 @@ def openrouter(it: OverLength) -> Refusal:
 
 
 def litellm(it: OverLength) -> Refusal:
-    """LiteLLM's proxy refuses a prompt that is too long. Its message contains the engine's text."""
+    """Return the refusal of a prompt that is too long by LiteLLM's proxy, whose message contains the engine's text."""
     inner = openai(it)[1]
     assert isinstance(inner, dict)
     text = (
@@ -163,7 +163,10 @@ def litellm(it: OverLength) -> Refusal:
 
 
 def gateway(it: OverLength) -> Refusal:
-    """A gateway refuses a prompt that is too long. Its error body contains the engine's error body as text."""
+    """
+    Return the refusal of a prompt that is too long by a gateway, whose error body contains the engine's error body as
+    text.
+    """
     return 400, {
         "detail": f'Upstream error 400: {{"error": {{"message": "maximum context length is {it.limit:,} tokens"}}}}'
     }

@@ -1,4 +1,4 @@
-"""A tokenizer with a fixed vocabulary of no real model: three letters, three digits, some whole words, single bytes."""
+"""A tokenizer with a fixed vocabulary of its own: three letters, three digits, some whole words, single bytes."""
 
 import re
 from array import array
@@ -32,7 +32,7 @@ SPECIAL: Final = (
 
 
 class Vocabulary(NamedTuple):
-    """Every piece by its id, and the reverse."""
+    """Every piece of text by its token id, and every token id by its piece."""
 
     pieces: tuple[bytes, ...]
     ids: dict[bytes, int]
@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Return the tokenizer's vocabulary. It is built at the first use, in some 30 ms."""
+    """Return the tokenizer's vocabulary, which is made at the first use in some 30 ms."""
     pieces = [bytes((value,)) for value in range(256)]
     pieces += [f"{value:0{width}d}".encode() for width in (1, 2, 3) for value in range(10**width)]
     pieces += [f" {word}".encode() for word in _WORDS]
@@ -61,7 +61,7 @@ def special(name: str) -> int:
 
 def encode(text: str) -> Ids:
     """
-    Return the token ids of *text*. The name of a special token in a text is plain text.
+    Return the token ids of *text*, in which the name of a special token is plain text.
 
     >>> len(encode("The codes of the amber falcon are 4821937 and 15."))
     18

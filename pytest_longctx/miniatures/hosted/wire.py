@@ -1,4 +1,4 @@
-"""HTTP of a miniature: one thread for each connection, whole answers, server-sent events, and silence."""
+"""HTTP server of a miniature: one thread for each connection, whole answers, server-sent events, and silence."""
 
 import json
 import select
@@ -14,17 +14,17 @@ from pytest_longctx.miniatures.hosted.latency import Latency
 
 
 class Answering(Protocol):
-    """The served object: `HostedApi`, or a gateway."""
+    """Protocol of a served object: `HostedApi`, or a gateway."""
 
     @property
     def latency(self) -> Latency:
-        """Delays of the served miniature. Their flag ends them all."""
+        """Delays of the served miniature. The flag in it ends all delays."""
 
     def get(self, post: Post) -> Reply:
-        """Answer an HTTP GET request."""
+        """Return the reply to an HTTP GET request."""
 
     def post(self, post: Post) -> Reply:
-        """Answer an HTTP POST request."""
+        """Return the reply to an HTTP POST request."""
 
 
 def frame(event: Event) -> bytes:
@@ -37,7 +37,7 @@ def frame(event: Event) -> bytes:
 
 
 class Connection(BaseHTTPRequestHandler):
-    """One connection."""
+    """One HTTP connection to a miniature."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # otherwise delayed acknowledgement adds 40 ms to every answer
@@ -109,7 +109,7 @@ class Connection(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """The HTTP server of one miniature. It prints no traceback if a client disconnects."""
+    """The HTTP server of one miniature, which prints no traceback if a client disconnects."""
 
     daemon_threads = True
     block_on_close = False
@@ -120,7 +120,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore HTTP connections that were broken on purpose."""
+        """Ignore errors of HTTP connections that were broken on purpose."""
 
     @property
     def url(self) -> str:
@@ -130,7 +130,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(api: Answering, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve the miniature *api* over HTTP in a thread, and yield its URL. Port 0 takes a free one."""
+    """Serve the miniature *api* over HTTP in a thread, and yield its URL. Port 0 selects a free port."""
     server = Server((host, port), api)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

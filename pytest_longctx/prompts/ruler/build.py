@@ -1,4 +1,4 @@
-"""The prompt of one RULER task: its text as token ids, as text, or as a message through a chat template."""
+"""The prompt of one RULER task: token ids of its text, the text, or a message through a chat template."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _DRAWN: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Posed:
-    """A prompt of a task, and the expected texts of its answer."""
+    """A prompt of a RULER task, and the texts that are expected in the answer."""
 
     task: Task
     prompt: Sendable
@@ -52,8 +52,8 @@ def build(
     origin: tuple[int, str] = (0, ""),
 ) -> Posed:
     """
-    Return a new prompt of the task *name* with exactly *tokens* tokens. A chat needs *render*. *origin* is recorded
-    with it.
+    Return a new prompt of the task *name* with exactly *tokens* tokens. A chat needs *render*. *origin* is recorded in
+    the prompt.
 
     Ids begin with BOS if the tokenizer adds one. Tokens that the tokenizer adds to a text are counted, as in other
     prompts. Raises `PromptError`.
@@ -84,7 +84,10 @@ def build(
 
 
 def write(task: Task, material: Material, room: Room, rng: np.random.Generator) -> Written:
-    """Return the text of *task* in *room*. If no end of it has the exact length, draw it again. Raises `PromptError`."""
+    """
+    Return the text of *task* in *room*. If no end of the text has the exact length, draw another text. Raises
+    `PromptError`.
+    """
     for _ in range(_DRAWN):
         with suppress(NoExactTextError):
             return _drawn(task, material, room, rng)

@@ -1,4 +1,4 @@
-"""Questions on documents among others: ``qa_1`` from SQuAD, ``qa_2`` from HotpotQA."""
+"""Questions on documents among other documents: ``qa_1`` from SQuAD, ``qa_2`` from HotpotQA."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -37,7 +37,7 @@ def write(task: Task, material: Material, room: Room, rng: np.random.Generator) 
 
 
 def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
-    """Draw a question whose own documents fit."""
+    """Return a random question whose own documents fit into the prompt."""
     least = room.tokens
     for _ in range(_DRAWN):
         asked = questions.asked[int(rng.integers(len(questions.asked)))]
@@ -49,7 +49,7 @@ def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
 
 
 def _draft(heading: str, questions: Questions, asked: Asked, chars: int, rng: np.random.Generator) -> Draft:
-    """Return documents of about *chars* characters. The documents of the question are complete, and others follow them."""
+    """Return documents of about *chars* characters: the documents of the question completely, then other documents."""
     own = [questions.documents[each] for each in asked.own]
     left, inside, others = chars - sum(len(each) for each in own), list[str](), _others(questions, asked, rng)
     for text in others:
@@ -76,7 +76,7 @@ def _headed(heading: str, number: int, text: str) -> str:
 
 
 def _others(questions: Questions, asked: Asked, rng: np.random.Generator) -> Iterator[str]:
-    """Yield documents of the same article, then the others, without end. A small data set repeats."""
+    """Yield documents of the question's article, then all other documents, without end. A small data set repeats."""
     near = [asked.near[place] for place in rng.permutation(len(asked.near))]
     known = {*asked.own, *near}
     rest = [int(each) for each in rng.permutation(len(questions.documents)) if int(each) not in known]

@@ -1,5 +1,5 @@
 """
-Fit the text of a task to an exact token count, in one of two ways.
+Fit the text of a task to an exact token count, in one of two ways: cut a draft, or choose among units.
 
 `cut` ends running text (noise, essays, documents) at the exact count. `closed` ends a list of units (facts, words) with
 units chosen by their token counts, so that no unit is cut. Both count the whole text once more, as a server does.
@@ -30,7 +30,7 @@ _SPARE_CHARS: Final = 4096
 @dataclass(frozen=True, eq=False)
 class Room:
     """
-    The place of a task's text: *tokens* with the text *before* and *after* it, which a chat template adds.
+    The place of a task's text: *tokens* tokens, with the texts *before* and *after* that a chat template adds.
 
     With *special*, the tokens that the tokenizer adds to a text are counted. *context* is as in `text.exact_text`.
     """
@@ -57,7 +57,7 @@ class Room:
 
 
 class Draft(NamedTuple):
-    """Text that is longer than needed. Its first *least* characters must be kept."""
+    """A text that is longer than needed. Its first *least* characters must be kept."""
 
     text: str
     least: int
@@ -65,7 +65,7 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A draft as a source of text."""
+    """A draft of a text as a source of text."""
 
     text: str = field(repr=False)
     digest: str = "a task's text"
@@ -77,7 +77,7 @@ class _Given:
 
     @staticmethod
     def opening(rng: np.random.Generator) -> str:  # noqa: ARG004 - a source has it; a task begins with its template
-        """Return no opening: the published prompts have none."""
+        """Return an empty opening, because the published prompts have none."""
         return ""
 
 
@@ -88,7 +88,7 @@ def too_small(tokens: int, why: str) -> PromptError:
 
 def cut(room: Room, head: str, make: Callable[[int], Draft], tail: str) -> str:
     """
-    Return *head*, a draft that is cut to give ``room.tokens`` tokens in all, and *tail*.
+    Return *head*, a draft that is cut so that the whole has ``room.tokens`` tokens, and *tail*.
 
     ``make(chars)`` returns a draft for about *chars* characters. It is called again with a better number if a part that
     must be kept would be cut. Raises `PromptError`.
@@ -116,12 +116,12 @@ def cut(room: Room, head: str, make: Callable[[int], Draft], tail: str) -> str:
 
 
 def enough(chars: int) -> int:
-    """Return the characters to draft for *chars* characters, because tokens per character vary along a text."""
+    """Return the number of characters to draft for *chars* characters, because tokens per character vary along a text."""
     return chars + chars // 4 + _SPARE_CHARS
 
 
 def sizes(vocabulary: ModelTokenizer, units: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Return roughly how many tokens each of *units* adds to a text of them."""
+    """Return an estimate of the number of tokens that each of *units* adds to a text of them."""
     alone = np.array([len(each) for each in vocabulary.rust.encode_batch_fast(list(units), add_special_tokens=False)])
     few = min(len(units), _DROPPED_UNITS)
     joined = vocabulary.count("".join(units[:few]))
@@ -130,7 +130,7 @@ def sizes(vocabulary: ModelTokenizer, units: Sequence[str]) -> npt.NDArray[np.fl
 
 class Units(NamedTuple):
     """
-    A list of units. One character separates each from the one before.
+    A list of units of text, separated by one character.
 
     *closing*: other units to end the list with. *written*: writes one of them at a place, which is the number of units
     before. *hidden*: a unit for a random place.
@@ -144,7 +144,7 @@ class Units(NamedTuple):
 
 def closed(room: Room, head: str, given: Units, tail: str, rng: np.random.Generator) -> str | None:
     """
-    Return *head*, most of the units, some of the closing ones, and *tail*, together ``room.tokens`` tokens.
+    Return *head*, most of the units, some of the closing units, and *tail*, together ``room.tokens`` tokens.
 
     Return None if no choice of the closing units gives that count. Raises `PromptError`.
     """
@@ -173,7 +173,7 @@ def closed(room: Room, head: str, given: Units, tail: str, rng: np.random.Genera
 
 
 def _listed(units: Sequence[str]) -> str:
-    """Return the units. The first has no separator."""
+    """Return the text of the units, in which the first has no separator."""
     return "".join(units)[1:]
 
 
@@ -192,7 +192,7 @@ def _chosen(
     spare: int,
     rng: np.random.Generator,
 ) -> list[str] | None:
-    """Return the closing units that add *spare* tokens between the *kept* units and *tail*."""
+    """Return the closing units that add *spare* tokens between the *kept* units and *tail*; None if no choice does."""
     near = "".join(kept[-_NEAR_UNITS:]) or head
     base, goal = room.vocabulary.count(near + tail + room.after), spare
     for _ in range(_TRIES):
@@ -208,7 +208,7 @@ def _chosen(
 
 
 def _picked(by_size: dict[int, list[str]], goal: int, rng: np.random.Generator) -> list[str] | None:
-    """Choose at random sizes that add up to *goal*; None if no sum does."""
+    """Return randomly chosen sizes that add up to *goal*; None if no sum does."""
     if goal < 0:
         return None
     reached = [True] + [False] * goal
@@ -226,7 +226,7 @@ def _picked(by_size: dict[int, list[str]], goal: int, rng: np.random.Generator) 
 
 
 def _by_size(vocabulary: ModelTokenizer, given: Units) -> dict[int, list[str]]:
-    """Group the closing units by the tokens that each adds at the end."""
+    """Return the closing units by the number of tokens that each adds at the end."""
     units = [given.written(len(given.units), each) for each in given.closing]
     twice = vocabulary.rust.encode_batch_fast([each + each for each in units], add_special_tokens=False)
     once = vocabulary.rust.encode_batch_fast(units, add_special_tokens=False)

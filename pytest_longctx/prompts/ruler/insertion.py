@@ -1,4 +1,4 @@
-"""Insert sentences between the sentences of a text, or between repeated lines, at chosen places."""
+"""Insert sentences at chosen places between the sentences of a text, or between repeated lines."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _NEAR_CHARS: Final = 1024
 
 
 def split(template: str) -> tuple[str, str]:
-    """Return *template* before and after its context. Raises `PromptError`."""
+    """Return the parts of *template* before and after its context. Raises `PromptError`."""
     before, found, after = template.partition("{context}")
     if not found:
         raise PromptError(f"the template {template[:60]!r} has no {{context}}")
@@ -21,7 +21,7 @@ def split(template: str) -> tuple[str, str]:
 
 
 def repeated(text: str, start: int, chars: int) -> str:
-    """Return *chars* characters of *text* from *start* on. After its end, the text begins again."""
+    """Return *chars* characters of *text* from *start* on. At its end, the text continues from its beginning."""
     found = text[start : start + chars]
     while len(found) < chars:
         found = f"{found} {text[: chars - len(found) - 1]}"
@@ -29,7 +29,7 @@ def repeated(text: str, start: int, chars: int) -> str:
 
 
 def sentence_start(text: str, place: int) -> int:
-    """Return the start of the sentence nearest to *place*, or *place* if none is near."""
+    """Return the start of the sentence nearest to *place*; *place* itself if none is near."""
     low = max(0, place - _NEAR_CHARS)
     starts = [low + each.end() for each in _SENTENCE_END.finditer(text[low : place + _NEAR_CHARS])]
     if place < _NEAR_CHARS:
@@ -38,7 +38,10 @@ def sentence_start(text: str, place: int) -> int:
 
 
 def in_text(text: str, places: Sequence[float], sentences: Sequence[str]) -> Draft:
-    """Insert each of *sentences* before the sentence of *text* that is nearest to its place in characters. Places ascend."""
+    """
+    Return *text* with each of *sentences* inserted before the sentence nearest to its place in characters. Places
+    ascend.
+    """
     parts, done = list[str](), 0
     for place, each in zip(places, sentences, strict=True):
         at = max(done, sentence_start(text, round(place)))
@@ -49,7 +52,10 @@ def in_text(text: str, places: Sequence[float], sentences: Sequence[str]) -> Dra
 
 
 def in_lines(line: str, places: Sequence[int], inserted: Sequence[str], chars: int) -> Draft:
-    """Repeat *line*, and insert the text ``inserted[i]`` before the repetition with the number ``places[i]``. Numbers ascend."""
+    """
+    Return repetitions of *line*, with the text ``inserted[i]`` before the repetition number ``places[i]``. Numbers
+    ascend.
+    """
     lines = [line] * (chars // len(line) + 1)
     for place, each in reversed(list(zip(places, inserted, strict=True))):
         lines.insert(place, each)

@@ -20,7 +20,7 @@ _CLOSING: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The text of a task, the expected texts, and the place of each hidden fact as a share of the context."""
+    """The text of a task, the expected texts, and the place of each hidden fact as a share of the context's length."""
 
     text: str
     expected: tuple[str, ...]
@@ -38,7 +38,7 @@ class Facts:
 
 
 def draw(task: Task, material: Material, rng: np.random.Generator) -> Facts:
-    """Draw different keys with their values, and the keys to request."""
+    """Return random different keys with their values, and the keys to request."""
     keys = list[str]()
     while len(keys) < task.key_count:
         keys += [each for each in [drawn(task.keys, material, rng)] if each not in keys]
@@ -54,7 +54,7 @@ def draw(task: Task, material: Material, rng: np.random.Generator) -> Facts:
 
 
 def drawn(kind: Drawn, material: Material, rng: np.random.Generator) -> str:
-    """Draw an adjective and a noun, seven digits, or a random UUID."""
+    """Return a random adjective and noun, seven random digits, or a random UUID."""
     if kind == "numbers":
         return str(rng.integers(1_000_000, 10_000_000))
     if kind == "uuids":
@@ -69,7 +69,10 @@ def sentence(material: Material, kind: Drawn, key: str, value: str) -> str:
 
 
 def framed(task: Task, material: Material, asked: tuple[str, ...]) -> tuple[str, str]:
-    """Return the template before and after the context. If one value is requested, it is in the singular, as published."""
+    """
+    Return the template before and after the context. For one requested value, the template is in the singular, as
+    published.
+    """
     template, kind = material.templates["niah"], str(task.values)
     if task.query_count * task.value_count == 1:
         for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer")):
@@ -95,7 +98,7 @@ def write(task: Task, material: Material, room: Room, rng: np.random.Generator) 
 
 
 def _in_noise(material: Material, facts: Facts, room: Room, head: str, tail: str, rng: np.random.Generator) -> str:
-    """Hide the facts between repetitions of the five sentences."""
+    """Return the facts hidden between repetitions of the five sentences."""
     line = f"{material.noise}\n"
 
     def make(chars: int) -> Draft:
@@ -107,7 +110,7 @@ def _in_noise(material: Material, facts: Facts, room: Room, head: str, tail: str
 
 
 def _in_essays(material: Material, facts: Facts, room: Room, head: str, tail: str, rng: np.random.Generator) -> str:
-    """Hide the facts at different published depths of the essays, which begin at a random sentence and repeat."""
+    """Return the facts hidden at different published depths of the essays, which begin at a random sentence and repeat."""
     start = insertion.sentence_start(material.essays, int(rng.integers(len(material.essays))))
     depths = sorted(float(each) for each in rng.choice(DEPTHS, len(facts.sentences), replace=False))
     last = facts.sentences[-1] if depths[-1] == 1 else None
@@ -124,7 +127,7 @@ def _in_essays(material: Material, facts: Facts, room: Room, head: str, tail: st
 def _among_facts(
     task: Task, material: Material, facts: Facts, room: Room, head: str, tail: str, rng: np.random.Generator
 ) -> str:
-    """Hide one fact at a random place among facts about other keys. The last ones are chosen to make the length exact."""
+    """Return one fact at a random place among facts about other keys, the last of which are chosen for the exact length."""
 
     def other() -> str:
         while (key := drawn(task.keys, material, rng)) in facts.keys:

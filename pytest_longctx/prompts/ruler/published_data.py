@@ -1,4 +1,4 @@
-"""The packages that publish RULER's templates, texts and word lists, and their data, read without an import."""
+"""The packages that publish RULER's templates, texts and word lists, and their data, which is read without an import."""
 
 import ast
 import hashlib
@@ -19,7 +19,7 @@ from pytest_longctx.prompts.ruler.tasks import Kind
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A package on PyPI whose data is read."""
+    """A wheel on PyPI whose data is read."""
 
     name: str
     version: str
@@ -30,7 +30,7 @@ class Wheel:
 
     @property
     def path(self) -> Path:
-        """The file of the wheel, after it was fetched."""
+        """File of the fetched wheel."""
         return paths.kept() / "packages" / self.wheel
 
 
@@ -58,7 +58,10 @@ _SPACE: Final = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question on documents. *own*: numbers of its documents. *near*: numbers of documents from the same article."""
+    """
+    A question on documents. *own*: numbers of the question's documents. *near*: numbers of documents from the same
+    article.
+    """
 
     question: str
     answers: tuple[str, ...]
@@ -68,14 +71,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions and all their documents."""
+    """The questions of one data set, and all their documents."""
 
     asked: tuple[Asked, ...] = field(repr=False)
     documents: tuple[str, ...] = field(repr=False)
 
 
 class Material:
-    """The data of the tasks, read from the two wheels on first use. Raises `PromptError`."""
+    """The data of the tasks, read from the two wheels at the first use. Raises `PromptError`."""
 
     def __init__(self, ruler: Path, words: Path) -> None:
         self._ruler, self._words = ruler, words
@@ -156,7 +159,7 @@ class Material:
         return Questions(tuple(asked), tuple(documents))
 
     def _literal(self, module: str, name: str) -> Any:
-        """Return the first literal that the published *module* assigns to *name*. The module is parsed and never run."""
+        """Return the first literal that the published *module* assigns to *name*. The module is parsed, never run."""
         tree = ast.parse(self._read(self._ruler, f"{_SYNTHETIC}/{module}.py"))
         for value in _assigned(tree, name):
             try:

@@ -1,4 +1,4 @@
-"""Variables assigned to each other in repeated noise, and the question which of them have one value: ``vt``."""
+"""Variables assigned to each other in repeated noise, and the question which of them share a value: ``vt``."""
 
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -13,7 +13,7 @@ from pytest_longctx.prompts.ruler.published_data import Material
 from pytest_longctx.prompts.ruler.tasks import TRACKED_HOPS
 
 _EXAMPLE_TOKENS: Final = 500
-"""Published length of the worked example, its answer included."""
+"""Published length in tokens of the worked example, with its answer."""
 
 _EXAMPLE_STEP: Final = 5
 """Repetitions of the noise by which the example grows, as published."""
@@ -24,7 +24,7 @@ _LETTERS, _EXAMPLE_LETTERS = 5, 3
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Assignments in their order, the variables, and their common value."""
+    """Assignments in their order, the assigned variables, and their common value."""
 
     assignments: tuple[str, ...]
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class Chain:
 
 
 def draw(letters: int, rng: np.random.Generator) -> Chain:
-    """Draw a chain: a variable with a value of five digits, and four that are each assigned the one before."""
+    """Return a random chain: a variable with a value of five digits, and four variables, each assigned the previous one."""
     names = list[str]()
     while len(names) <= TRACKED_HOPS:
         name = "".join(ascii_uppercase[int(place)] for place in rng.integers(0, 26, letters))

@@ -26,14 +26,14 @@ _SAMPLED_NUMBERS: Final = 4096
 
 _CODE_LETTERS: Final = 6
 _DOTS: Final = "..."
-"""The most frequent coded word. The question tells the model to ignore it."""
+"""The most frequent coded word, which the question tells the model to ignore."""
 
 _ZETA_2: Final = math.pi**2 / 6
 """Sum of the published frequencies, which fall with the square of a word's rank."""
 
 
 class _Often(NamedTuple):
-    """How often the common words and the others occur in list and worked example, and the words of the example."""
+    """Number of times that the common and the other words occur in list and worked example, and the words of the example."""
 
     often: int
     seldom: int
@@ -90,7 +90,10 @@ def _numbered(words: list[str]) -> list[str]:
 
 
 def _repeated(words: list[str], often: int, seldom: int, rng: np.random.Generator, last_count: int = 0) -> list[str]:
-    """Return the first ten words *often* times and the others *seldom* times, shuffled. The last *last_count* are others."""
+    """
+    Return the first ten words *often* times and the other words *seldom* times, shuffled. The last *last_count* are
+    others.
+    """
     common, others = words[:COMMON_WORDS], words[COMMON_WORDS:]
     last, others = others[:last_count], others * seldom
     del others[: len(last)]
@@ -118,7 +121,7 @@ def _composed(room: Room, words: list[str], spare: int, how: _Often) -> tuple[in
 
 
 def _number_sizes(room: Room, most: int) -> npt.NDArray[np.float64]:
-    """Estimate the tokens of each number from 1 to *most* from a sample of them."""
+    """Return an estimate of the number of tokens of each number from 1 to *most*, from a sample."""
     every = np.arange(1, most + 1)
     some = np.unique(np.linspace(1, most, min(most, _SAMPLED_NUMBERS)).astype(int))
     return np.interp(every, some, exact_length.sizes(room.vocabulary, [f" {number}." for number in some]))
@@ -150,7 +153,7 @@ def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Wri
 
 
 def _coded(count: int, rng: np.random.Generator) -> list[str]:
-    """Draw *count* different words of six random letters."""
+    """Return *count* different random words of six letters."""
     found = dict[str, None]()
     while len(found) < count:
         rows = rng.integers(0, 26, (count, _CODE_LETTERS))

@@ -1,1 +1,1 @@
-"""Pages about the five published documents: their claims and their commands."""
+"""Pages about the five published source documents: their claims and their commands."""

@@ -41,7 +41,7 @@ EVIDENCE: Mapping[Evidence, str] = {
 
 
 class Row(toml.Table):
-    """One claim of a document, and what is known of it."""
+    """One claim of a document, and what is known about the claim."""
 
     at: Annotated[str, Field(pattern=r"^[0-9]+(-[0-9]+)?$")]
     """Line of the document, or first and last line."""
@@ -52,7 +52,7 @@ class Row(toml.Table):
     evidence: Evidence
     finding: toml.Names = ()
     reason: str = ""
-    """Why no finding judges it."""
+    """Why no finding judges the claim."""
 
     @model_validator(mode="after")
     def _followed_up(self) -> Self:
@@ -68,23 +68,23 @@ class Row(toml.Table):
 
 
 class Document(toml.Table):
-    """One source document and its claims, in its order."""
+    """One source document and its claims, in the document's order."""
 
     title: str
-    """As the findings name it."""
+    """Title of the document, as findings name it."""
     file: str
-    """Its name in the test data, which keep the figures of the quoted lines."""
+    """Name of the document in the test data, which keep the figures of the quoted lines."""
     claim: Annotated[tuple[Row, ...], toml.LISTED]
 
 
 class Documents(toml.Table):
-    """Contents of the data file."""
+    """The contents of the data file of claims."""
 
     document: Annotated[tuple[Document, ...], toml.LISTED]
 
 
 def load(path: Path) -> tuple[Document, ...]:
-    """Load the claims of every source document. Raises `TableError`."""
+    """Return the claims of every source document. Raises `TableError`."""
     return toml.load(path, Documents).document
 
 

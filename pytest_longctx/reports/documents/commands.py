@@ -41,13 +41,13 @@ class Command(toml.Table):
 
 
 class Published(toml.Table):
-    """Contents of the data file."""
+    """The contents of the data file of commands."""
 
     command: Annotated[tuple[Command, ...], toml.LISTED] = ()
 
 
 class Difference(NamedTuple):
-    """Flag or variable that differs from the document; ``None`` means it is absent."""
+    """A flag or variable whose value differs from the document; ``None`` stands for an absent value."""
 
     flag: str
     documented: str | None
@@ -56,7 +56,7 @@ class Difference(NamedTuple):
 
 
 def load(path: Path) -> tuple[Command, ...]:
-    """Load every published command. Raises `TableError`."""
+    """Return every published command. Raises `TableError`."""
     return toml.load(path, Published).command
 
 
@@ -86,7 +86,7 @@ def _of_line(words: Iterable[str]) -> Options:
 
 
 def _value(text: str) -> str:
-    """Normalise numbers in the options of a command, so that 0.90 equals 0.9."""
+    """Return a value in the options of a command with normal numbers, so that 0.90 equals 0.9."""
     try:
         return f"{float(text):.12g}"
     except ValueError:
@@ -100,8 +100,8 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 def differences(command: Command, argv: tuple[str, ...], env: Options | None = None) -> Iterator[Difference]:
     """
-    Return the differences from a published *command*: each flag of *argv* and each variable of *env*, with its reason
-    if one is given.
+    Yield the differences from a published *command*: each flag of *argv* and each variable of *env*, with the
+    documented reason if any.
     """
     flags = documented(command.text), {name: value for name, value in _of_line(argv).items() if name not in _EACH_RUN}
     for then, now in (flags, (command.env, env or {})):

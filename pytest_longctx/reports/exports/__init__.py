@@ -1,1 +1,1 @@
-"""Formats of other tools, written from a run's results: one file for each workload."""
+"""Exports of a run's results in the formats of other tools, one file for each workload."""

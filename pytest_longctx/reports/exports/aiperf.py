@@ -27,7 +27,7 @@ _RATES: Final = (
 
 
 def export(results: Results, workload: Workload) -> dict[str, Any]:
-    """Return the export of one *workload* of *results*. ``pytest_longctx`` has what AIPerf has no field for."""
+    """Return the export of one *workload* of *results*. The key ``pytest_longctx`` has all that AIPerf has no field for."""
     figures = workload.figures
     known: dict[str, Any] = {theirs: _metric(figures.get(ours), "ms", _MS_PER_S) for ours, theirs in _TIMES}
     known |= {

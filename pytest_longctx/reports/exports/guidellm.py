@@ -1,5 +1,5 @@
 """
-Results in the form of GuideLLM's ``benchmarks.json``, report version 2, one file for each workload of requests one by one.
+Results in the form of GuideLLM's ``benchmarks.json``, report version 2, one file for each workload of single requests.
 
 Source: ``GenerativeBenchmarksReport`` and its statistics in the package ``guidellm`` 0.8.1, with which a test reads them.
 Each of its distributions states eleven percentiles of its requests, so a load, of which results keep three, is left out. A
@@ -54,7 +54,7 @@ _OTHER_MEDIA: Final = {
 
 
 def unfit(workload: Workload) -> str:
-    """Why a *workload* has no report; empty if it has one."""
+    """Return why a *workload* cannot have a GuideLLM report; empty if it can."""
     return (
         "the format of GuideLLM needs every request of a load, but the results contain only percentiles"
         if workload.load
@@ -63,7 +63,7 @@ def unfit(workload: Workload) -> str:
 
 
 def report(results: Results, workload: Workload) -> dict[str, Any]:
-    """Return the report of one *workload* of *results*."""
+    """Return the GuideLLM report of one *workload* of *results*."""
     whole = f"pytest-longctx {results.header['started']} {results.header.get('seed')} {results.header.get('shard', '')}"
     run, own = (str(uuid.uuid5(uuid.NAMESPACE_URL, f"{whole} {of}".strip())) for of in ("", workload.verdict["test"]))
     return {
@@ -89,7 +89,7 @@ def report(results: Results, workload: Workload) -> dict[str, Any]:
 
 
 def _scenario(workload: Workload) -> dict[str, Any]:
-    """Return the settings of an equal run of GuideLLM: lengths, and one request after the other."""
+    """Return the settings of an equal run of GuideLLM: the lengths, and one request after the other."""
     verdict, length = workload.verdict, _length(workload)
     labels = {name: verdict[name] for name in ("finding", "verdict", "title", "test")}
     labels |= {name: str(value) for name, value in verdict["server"].items()}
@@ -107,7 +107,7 @@ def _scenario(workload: Workload) -> dict[str, Any]:
 
 
 def _backend(workload: Workload) -> dict[str, Any]:
-    """Return the server; results do not keep its address."""
+    """Return the description of the server, without its address, which results do not contain."""
     return {
         "kind": "openai_http",
         "target": "http://127.0.0.1",
@@ -204,7 +204,10 @@ def _length(workload: Workload) -> int:
 
 
 def _alone(workload: Workload, figure: str) -> float | None:
-    """A *figure* of the only request; of several, a verdict has the median or the worst value, which is no request's."""
+    """
+    Return a *figure* of the only request of a workload; None for several requests, of which only the median or the
+    worst value is known.
+    """
     value: float | None = workload.verdict["measured"].get(figure) if workload.requests == 1 else None
     return value
 

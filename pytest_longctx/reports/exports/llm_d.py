@@ -1,5 +1,5 @@
 """
-Benchmark reports as llm-d's tools read them: version 0.2.1 of their format, one report for each workload.
+Benchmark reports in llm-d's format, version 0.2.1, one report for each workload.
 
 Source: the models of the package ``llmd-benchmark-report`` 0.2.1, which a test validates these reports with.
 """
@@ -27,7 +27,7 @@ _RATES: Final = (
 
 
 def report(results: Results, workload: Workload) -> dict[str, Any]:
-    """Return the report of one *workload* of *results*."""
+    """Return the llm-d report of one *workload* of *results*."""
     latency = {theirs: made for ours, theirs, unit in _LATENCIES if (made := _spread(workload.figures.get(ours), unit))}
     throughput = {
         theirs: {"units": unit, "mean": workload.rates[ours]} for ours, theirs, unit in _RATES if ours in workload.rates
@@ -56,7 +56,7 @@ def _spread(spread: Spread | None, unit: str) -> dict[str, Any] | None:
 
 
 def _run(results: Results, workload: Workload) -> dict[str, Any]:
-    """Return the run: its identifiers are the same whenever the same results file is exported."""
+    """Return the description of the run. Its identifiers are equal whenever the same results file is exported."""
     whole = f"{_TOOL} {results.header['started']} {results.header.get('seed')} {results.header.get('shard', '')}"
     verdict, (started_s, ended_s) = workload.verdict, workload.lasted_s
     return {
@@ -76,7 +76,10 @@ def _time(at_s: float) -> str:
 
 
 def _engine(workload: Workload) -> dict[str, Any]:
-    """Return the engine, as a generic component: an ``inference_engine`` must state its parallelism, which results lack."""
+    """
+    Return the engine as a generic component, because an ``inference_engine`` must state its parallelism, which results
+    lack.
+    """
     server: Mapping[str, str] = workload.verdict["server"]
     tool, _, version = server.get("engine", "").partition(" ")
     kept = {name: server[name] for name in ("model", "hardware", "launcher", "deployment") if server.get(name)}

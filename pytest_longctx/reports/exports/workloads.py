@@ -1,5 +1,5 @@
 """
-The workloads of a results file: requests of one length, or one load, with the figures that were observed of them.
+Workloads of a results file: requests of one length, or one load, with their observed figures.
 
 Formats of other tools state a mean and percentiles over equal requests. A test of this package may send requests of several
 lengths, or the same prompt again. So a test is a workload only if its figures are surely those of equal requests; every other one
@@ -19,14 +19,14 @@ from pytest_longctx.reports.results import Results
 
 PERCENTILES: Final = (50, 90, 99)
 _LONGEST: Final = 200
-"""Characters of a file's name, without its number and its ending."""
+"""Longest file name in characters, without number and ending."""
 _ROUNDING: Final = 1e-6
 """Relative. A verdict's figures have nine significant digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and percentiles of one figure over the requests of a workload, in the figure's unit. None: not observed."""
+    """Mean and percentiles of one figure over the requests of a workload, in the figure's unit; None if not observed."""
 
     mean: float | None = None
     least: float | None = None
@@ -35,16 +35,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the spread of observed *values*; with few of them no percentile but the median has a meaning."""
+        """
+        Return the spread of observed *values*, with the median as the only percentile, because few values have no
+        other.
+        """
         return cls(statistics.fmean(values), min(values), max(values), {50: statistics.median(values)})
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Equal requests of one test, or its load; all were answered. Times in s, lengths in tokens, rates per s."""
+    """The equal requests of one test, or its load, all answered. Times are in s, lengths in tokens, rates per s."""
 
     verdict: Mapping[str, Any]
-    """The row of the verdict that judged them."""
+    """The row of the verdict that judged the requests."""
     requests: int
     lasted_s: tuple[float, float]
     """From the start of the first request to the end of the last, in seconds since 1970."""
@@ -54,17 +57,17 @@ class Workload:
     rates: Mapping[str, float] = field(default_factory=dict)
     """``requests_per_s``, ``output_tokens_per_s``, ``total_tokens_per_s`` of a load."""
     judged: tuple[Mapping[str, Any], ...] = ()
-    """The rows of its requests, each with its ``ttft_s``; empty for a load."""
+    """The rows of the requests, each with its ``ttft_s``; empty for a load."""
 
     @property
     def load(self) -> bool:
-        """Whether the requests were a load. If not, they were sent one after the other."""
+        """Whether the requests were a load. Otherwise, they were sent one after the other."""
         return "requests" in self.verdict["measured"]
 
 
 @dataclass(frozen=True, slots=True)
 class Workloads:
-    """All workloads of a run, and the tests that are none with the reason."""
+    """All workloads of a run, and the other tests, each with the reason why it is not a workload."""
 
     found: tuple[Workload, ...]
     left_out: Mapping[str, str]
@@ -89,7 +92,10 @@ def workloads(results: Results) -> Workloads:
 
 
 def names(found: Sequence[Workload]) -> dict[str, Workload]:
-    """Return the workloads by names for their files: the finding and the deployment, with a number if they are not alone."""
+    """
+    Return the workloads by names for their files: the finding and the deployment, with a number if several have one
+    name.
+    """
     made: dict[str, Workload] = {}
     for each in found:
         stem = re.sub(r"[^\w.-]+", "-", f"{each.verdict['finding']}-{each.verdict['server'].get('deployment', '')}")[
@@ -101,7 +107,7 @@ def names(found: Sequence[Workload]) -> dict[str, Workload]:
 
 
 def _workload(verdicts: Sequence[dict[str, Any]], sent: Sequence[dict[str, Any]]) -> Workload | str:
-    """Return the workload of one test, or the reason why the test has none."""
+    """Return the workload of one test, or the reason why the test is not a workload."""
     if len(verdicts) > 1:
         return "it judges several findings"
     if not sent:
@@ -141,7 +147,10 @@ def _recorded(measured: Mapping[str, float], stem: str) -> Spread:
 
 
 def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Workload | str:
-    """Return the workload of the last requests of a test, which the verdict judged. Earlier requests warmed the server up."""
+    """
+    Return the workload of the last requests of a test, which the verdict judged, or the reason against one. Earlier
+    requests were warm-up.
+    """
     measured = verdict["measured"]
     runs = int(measured.get("runs", 1))
     judged = sent[-runs:]
@@ -164,7 +173,7 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
 
 
 def _medians(measured: Mapping[str, float], *, alone: bool) -> Iterator[tuple[str, Spread]]:
-    """Return the figures whose median is all that a verdict has. With one request the median is the mean too."""
+    """Yield the figures of which a verdict has only the median. With one request, the median is also the mean."""
     for name, key in (("e2e_s", "e2e_s"), ("tpot_s", "tpot_s"), ("output_tokens", "completion_tokens")):
         if key in measured:
             value = measured[key]

@@ -37,7 +37,7 @@ MOST_CHANGES: Final = 400
 
 
 def check() -> None:
-    """Raise `UsageError` if Jinja2 is not installed. Called before a run, so that the report cannot fail after it."""
+    """Raise `UsageError` if Jinja2 is not installed. Called before a run, so that the report cannot fail afterwards."""
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
     except ImportError:
@@ -47,7 +47,7 @@ def check() -> None:
 
 
 def page(results: Results, baseline: Results | None = None) -> str:
-    """Return the HTML page of a results file; with *baseline*, an earlier run, also what has changed since."""
+    """Return the HTML page of a results file; with *baseline*, an earlier run, also the changes since that run."""
     check()
     from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - an extra
 
@@ -64,7 +64,7 @@ def write(results: Results, path: Path, baseline: Results | None = None) -> None
 
 
 def _assets() -> dict[str, str]:
-    """Return the styles and the script of the HTML page, with the hash by which a browser lets the script run."""
+    """Return the styles and the script of the HTML page, with the hash by which a browser accepts the script."""
     here = files("pytest_longctx.reports.html")
     style, script = (here.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -132,7 +132,7 @@ def _name(cause: Cause) -> str:
 
 
 def _card(cause: Cause, header: Row) -> dict[str, Any]:
-    """One cause as a card of the HTML page, in the form that the template needs."""
+    """Return one cause as a card of the HTML page, in the form that the template needs."""
     rows = causes.rows_of(cause, header)
     # A log's path belongs beside the advice to read it; its lines are folded.
     told = [(word, text) for word, text in rows if word in _SHOWN or (word == "log" and "\n" not in text)]

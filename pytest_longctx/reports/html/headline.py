@@ -1,4 +1,7 @@
-"""The answer of a run in one sentence: what holds on what, what changed since the baseline, what is out of scope and why."""
+"""
+The answer of a run in one sentence: what holds and where, the changes since the baseline, and what is out of scope and
+why.
+"""
 
 import re
 from collections import Counter
@@ -14,7 +17,10 @@ Row = Mapping[str, Any]
 
 
 class Tally(NamedTuple):
-    """Findings of a run by their worst verdict; published claims, which need no server, are counted separately."""
+    """
+    The findings of a run, counted by their worst verdict. Published claims, which need no server, are counted
+    separately.
+    """
 
     words: Mapping[str, int]
     claims: int
@@ -31,7 +37,7 @@ def is_claim(row: Row) -> bool:
 
 
 def tally(results: Results) -> Tally:
-    """Count the findings of a run for its headline, each once by its worst verdict."""
+    """Return the count of a run's findings for its headline, each counted once by its worst verdict."""
     worst: dict[str, str] = {}
     for row in results.verdicts:
         if not is_claim(row):
@@ -44,8 +50,8 @@ def tally(results: Results) -> Tally:
 
 def headline(results: Results, causes: Sequence[Cause], changes: Sequence[Change] | None, since: str = "") -> list[str]:
     """
-    Return the headline of a run: one sentence and, for a run that is not green, a second one, so that the
-    cause stands alone in the first.
+    Return the headline of a run in one sentence. A run that is not green has a second sentence, so that the first
+    states the cause alone.
 
     *changes* are those since a baseline that started at *since*; None without one.
     """

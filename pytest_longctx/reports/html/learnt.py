@@ -1,4 +1,4 @@
-"""What a run learnt: documented, predicted and measured figures side by side, and the room that is left to each bound."""
+"""What a run learnt: documented, predicted and measured figures side by side, and the margin to each bound."""
 
 from collections.abc import Iterator, Mapping
 from statistics import median
@@ -19,7 +19,7 @@ TIMED: Final = frozenset({"s", "tokens/s", "requests/s"})
 
 
 class Learnt(NamedTuple):
-    """One figure of one deployment: its value from each of the three sources. ``None`` means that a source has no such figure."""
+    """One figure of one deployment, with its value from each of the three sources; ``None`` for a source without it."""
 
     deployment: str
     measure: str
@@ -38,26 +38,26 @@ class Learnt(NamedTuple):
         return MEASURES[self.measure].unit if self.measure in MEASURES else ""
 
     def shown(self, value: float | None) -> str:
-        """Return *value* of the learnt figure with its unit, to four significant digits; empty if there is none."""
+        """Return *value* of the learnt figure with its unit, to four significant digits; empty without a value."""
         if value is None:
             return ""
         return quantity(value if float(value).is_integer() else float(f"{value:.4g}"), self.unit)
 
     def cells(self) -> tuple[str, ...]:
-        """Return the documented, predicted and measured figure, their differences and the room as text."""
+        """Return, as text, the documented, predicted and measured figure, their differences and the margin."""
         values = (self.documented, self.predicted, self.measured)
         off = (apart(self.measured, self.documented), apart(self.predicted, self.measured))
         return *map(self.shown, values), *map(percent, off), "" if self.room is None else percent(self.room, sign="")
 
 
 def apart(value: float | None, reference: float | None) -> float | None:
-    """Return by what share a learnt *value* differs from *reference*; ``None`` without either."""
+    """Return the share by which a learnt *value* differs from *reference*; ``None`` if either is missing."""
     return None if value is None or not reference else value / reference - 1
 
 
 def percent(share: float | None, sign: str = "+") -> str:
     """
-    Format a share in per cent.
+    Return a share as text in per cent.
 
     >>> percent(0.031), percent(-0.99), percent(None), percent(0.0)
     ('+3.1 %', '-99 %', '', '0 %')
@@ -70,8 +70,8 @@ def percent(share: float | None, sign: str = "+") -> str:
 
 def learnt(results: Results) -> list[Learnt]:
     """
-    Return what a run learnt: every figure with a documented value, a bound or a prediction; disagreements
-    first, then the thinnest room.
+    Return every figure of a run with a documented value, a bound or a prediction: disagreements first, then the
+    smallest margins.
     """
     boots = {boot.get("deployment", ""): boot for boot in results.boots}
     judged = list(_judged(results, boots))
@@ -86,10 +86,7 @@ def _order(each: Learnt) -> tuple[bool, bool, float, str, str]:
 
 
 def thinnest(found: list[Learnt], most: int = 3) -> list[Learnt]:
-    """
-    Return the learnt figures that scatter between runs and have the thinnest room to a bound that they still
-    meet.
-    """
+    """Return the learnt figures that scatter between runs and have the smallest margin to a bound that they still meet."""
     timed = [each for each in found if each.unit in TIMED and each.room is not None and each.room >= 0]
     return sorted(timed, key=lambda each: each.room or 0.0)[:most]
 
@@ -178,10 +175,8 @@ def limits(bound: Row) -> tuple[float | None, float | None]:
 
 def room(value: float, low: float | None, high: float | None) -> float | None:
     """
-    Return the room that *value* leaves to its bounds: as a share of the tolerance between two, or of the only
-    bound.
-
-    ``None`` without a bound other than zero. Negative if a bound is missed.
+    Return the margin of *value* to its bounds, as a share of half the tolerance between two bounds, or of the only
+    bound. Negative if a bound is missed; ``None`` without a bound other than zero.
 
     >>> room(2.0, 1.5, 2.5), room(3.0, None, 4.0), room(5.0, None, 4.0)
     (1.0, 0.25, -0.25)
@@ -195,8 +190,8 @@ def room(value: float, low: float | None, high: float | None) -> float | None:
 
 def logged_concurrency(seen: Mapping[str, float]) -> float | None:
     """
-    Return the logged number of full-context requests that fit; if not logged, from the free memory and the
-    refusal.
+    Return the logged number of full-context requests that fit; if not logged, from the free memory and the refusal.
+    None if unknown.
     """
     if "concurrency" in seen or not seen.get("kv_needed_gib"):
         return seen.get("concurrency")

@@ -49,7 +49,7 @@ _LEAST: Final = 1e-9
 
 
 class _Scale:
-    """Mapping of figures to positions, with round tick values."""
+    """Mapping of figures to positions of an SVG plot, with round tick values."""
 
     def __init__(self, axis: Axis, values: Iterable[float], start: float, end: float) -> None:
         self.axis, self.start, self.end = axis, start, end
@@ -84,7 +84,7 @@ class _Scale:
 
 
 def paint(plot: Plot, *, alone: bool = False) -> str:
-    """Return *plot* as an SVG element; with *alone*, as a complete file with its own styles."""
+    """Return *plot* as an SVG element, or, with *alone*, as a complete SVG file with its own styles."""
     width, height, body = _body(plot)
     inside = "".join(body)
     style = f"<style>{STYLE}</style>" if alone else ""
@@ -213,7 +213,7 @@ def _(plot: Bars) -> tuple[float, float, Iterator[str]]:
 
 
 def _legend_places(names: Sequence[str]) -> list[tuple[float, int]]:
-    """Left edge and line of each name in the legend of an SVG plot."""
+    """Return the left edge and the line of each name in the legend of an SVG plot."""
     found: list[tuple[float, int]] = []
     left, line = 8.0, 0
     for name in names:

@@ -26,10 +26,7 @@ _RANK: Final = ("broken", "unmeasured", "known", "holds", "out of scope")
 
 
 def table_rows(verdicts: Sequence[Row], causes: Mapping[int, str]) -> Iterator[str]:
-    """
-    Return one HTML table row for each verdict, worst first. *causes*: anchor of the cause by the identity of
-    a row.
-    """
+    """Yield one HTML table row for each verdict, worst first. *causes*: anchor of the cause by the identity of a row."""
     few = len(verdicts) > ALL_EVIDENCE
     ranked = sorted(verdicts, key=lambda row: (_RANK.index(row["verdict"]), row["finding"]))
     taken = Counter[str]()
@@ -39,8 +36,8 @@ def table_rows(verdicts: Sequence[Row], causes: Mapping[int, str]) -> Iterator[s
 
 def _anchor(row: Row, taken: Counter[str]) -> str:
     """
-    Return the anchor of a verdict's row: the finding's id for its first row; with the deployment, and a number if need
-    be, for others.
+    Return the anchor of a verdict's row: the finding's id for its first row, followed for others by the deployment and,
+    if needed, a number.
     """
     name = anchor(row["finding"])
     taken[name] += 1
@@ -100,7 +97,7 @@ def _source(row: Row) -> Iterator[str]:
 
 
 def evidence(row: Row) -> str:
-    """Return the evidence in a verdict's row: every measured figure, with what is allowed."""
+    """Return the evidence in a verdict's row: every measured figure with its bounds."""
     bounds = row.get("bounds", {})
     return "; ".join(
         f"{name} {quantity(value, MEASURES[name].unit if name in MEASURES else '')}{_allowed(bounds.get(name))}"
@@ -113,7 +110,7 @@ def _allowed(bound: Row | None) -> str:
 
 
 def markers(row: Row) -> list[str]:
-    """Return the markers in a verdict's row; for a results file without markers, the folder of the test."""
+    """Return the markers in a verdict's row. For a results file without markers, return the folder of the test."""
     if row.get("markers"):
         return [str(part) for part in str(row["markers"]).split()]
     folder = PurePosixPath(row["test"].partition("::")[0]).parent.name

@@ -1,1 +1,1 @@
-"""Families of decoders: each converts its keys of config.json to the layers of a model."""
+"""Families of decoders. Each converts its keys of config.json to the layers of a model."""

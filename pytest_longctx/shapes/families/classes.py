@@ -1,4 +1,7 @@
-"""The class that ``architectures`` of a config.json names. Engines choose the model class by it, not by ``model_type``."""
+"""
+The model class that ``architectures`` of a config.json names. Engines choose the class by this key, not by
+``model_type``.
+"""
 
 import re
 
@@ -38,15 +41,15 @@ _HEADLESS = re.compile(
 
 
 def names(k: Keys) -> list[str]:
-    """Return the classes that a config names; empty if ``architectures`` is no list."""
+    """Return the names of the classes that a config names; empty if ``architectures`` is no list."""
     found = k.raw("architectures")
     return [each for each in found if isinstance(each, str)] if isinstance(found, list | tuple) else []
 
 
 def check(k: Keys, family: str, *, plain: bool) -> None:
     """
-    Refuse a config whose class is a draft head, or whose class and *family* disagree about a mixture of experts. Raises
-    `MisreadError`.
+    Raise `MisreadError` for a config whose class is a draft head, or whose class and *family* disagree about a mixture
+    of experts.
 
     *plain* is whether *family* is dense and has attention in every layer.
     """
@@ -62,7 +65,7 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
 
 
 def check_width(k: Keys, family: str) -> None:
-    """Refuse a width of heads that differs from hidden size / heads, which vLLM's class computes. Raises `MisreadError`."""
+    """Raise `MisreadError` for a width of heads that differs from hidden size / heads, which vLLM's class computes."""
     if family not in _DIVIDES:
         return
     width, heads = k.maybe("head_dim", "kv_channels", least=1), k.maybe("num_attention_heads", least=1)
@@ -73,7 +76,10 @@ def check_width(k: Keys, family: str) -> None:
 
 
 def check_causal(k: Keys) -> None:
-    """Refuse a config, or its text part, with bidirectional attention: engines keep no KV cache for it."""
+    """
+    Raise `MisreadError` for a config, or its text part, with bidirectional attention, for which engines keep no KV
+    cache.
+    """
     if k.raw("is_causal") is False:
         raise k.refuse("is_causal", "a model with bidirectional attention has no KV cache and is not supported")
     for name in names(k)[:1]:

@@ -18,7 +18,10 @@ def _closed(k: Keys, b: Basics, layers: list[Layer], *more: Tensor) -> Body:
 
 
 def _mimo_v2(k: Keys) -> Body:
-    """MiMo-V2: layers marked 1 have sliding attention, with their own number and dimension of KV heads."""
+    """
+    Return the layers of MiMo-V2: those marked 1 have sliding attention, with their own number and dimension of KV
+    heads.
+    """
     b = basics(k)
     value_dim = k.count("v_head_dim", default=b.head_dim)
     whole = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, value_dim)
@@ -60,7 +63,7 @@ def _mimo_v2(k: Keys) -> Body:
 
 
 def _step(k: Keys) -> Body:
-    """Step 3.5 and 3.7: sliding layers may have more query heads; each head is gated."""
+    """Return the layers of Step 3.5 and 3.7: sliding layers may have more query heads; each head is gated."""
     other = k.table("attention_other_setting")
     heads_local = other.maybe("num_attention_heads") if other else k.maybe("num_sliding_attention_heads")
     groups = k.maybe("num_attention_groups")
@@ -113,7 +116,7 @@ def _step_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def _minimax_m3(k: Keys) -> Body:
-    """MiniMax-M3: block-sparse attention, whose indexer caches a key of each token."""
+    """Return the layers of MiniMax-M3: block-sparse attention, whose indexer caches a key of each token."""
     b = basics(k)
     sparse_table = k.table("sparse_attention_config")
     marks = sparse_table.numbers("sparse_attention_freq", b.layers) if sparse_table else None
@@ -167,7 +170,7 @@ def _m3_attended(k: Keys, table: Keys | None) -> int:
 
 
 def _laguna(k: Keys) -> Body:
-    """Laguna: layers differ in their number of query heads."""
+    """Return the layers of Laguna, which differ in their number of query heads."""
     b = basics(k)
     heads = k.numbers("num_attention_heads_per_layer", b.layers) or [b.heads] * b.layers
     bias = k.flag("attention_bias")
@@ -194,7 +197,10 @@ def _laguna(k: Keys) -> Body:
 
 
 def _nemotron_nas(k: Keys) -> Body:
-    """Nemotron Super and Ultra: each block states its width and its number of query heads per KV head; some have no attention."""
+    """
+    Return the layers of Nemotron Super and Ultra: each states its width and its query heads per KV head; some have no
+    attention.
+    """
     hidden, layers, heads = k.stated("hidden_size"), layer_count(k), k.stated("num_attention_heads")
     blocks = k.per_layer("block_configs", layers)
     if blocks is None:
@@ -235,7 +241,10 @@ def _nas_width(k: Keys, hidden: int) -> int:
 
 
 def _gemma4(k: Keys) -> Body:
-    """Gemma 4: full layers have other heads and may use one projection for keys and values; the last layers share them."""
+    """
+    Return the layers of Gemma 4: full layers have other heads and may use one projection for keys and values; the last
+    layers share them.
+    """
     b = basics(k, partial=True)
     types = windows.every("layer_interval", 6)(k, b.layers)
     types[-1] = windows.FULL  # the class insists
@@ -265,7 +274,10 @@ def _gemma4(k: Keys) -> Body:
 
 
 def _gemma4_around(k: Keys, b: Basics) -> tuple[Tensor, ...]:
-    """Norms, per-layer input, and experts in addition to the dense layer, of each Gemma 4 layer."""
+    """
+    Return the weights around attention in each Gemma 4 layer: norms, per-layer input, and experts beside the dense
+    layer.
+    """
     made: tuple[Tensor, ...] = (Tensor("norms", b.hidden, copies=4),)
     if own := k.maybe("hidden_size_per_layer_input"):
         made += (*linear("per_layer_input_gate", own, b.hidden), *linear("per_layer_projection", b.hidden, own))
@@ -293,7 +305,7 @@ def _per_layer_tables(k: Keys, b: Basics) -> tuple[Tensor, ...]:
 
 
 def _gemma3n(k: Keys) -> Body:
-    """Gemma 3n: the last layers share keys and values; each has low-rank and alternating updates."""
+    """Return the layers of Gemma 3n: the last layers share keys and values; each has low-rank and alternating updates."""
     b = basics(k, partial=True)
     types = windows.every("layer_interval", 5)(k, b.layers)
     shared = k.count("num_kv_shared_layers", default=0, least=0, most=b.layers - 1)

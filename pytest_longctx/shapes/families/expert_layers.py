@@ -35,8 +35,8 @@ def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 
 def _ernie_vl(k: Keys) -> Body:
     """
-    ERNIE 4.5 VL: each mixture has as many experts for images as for text, of another width. Shared experts have the
-    width of the experts for text.
+    Return the layers of ERNIE 4.5 VL: each mixture has as many experts for images as for text, of another width. Shared
+    experts have the width of the experts for text.
     """
     for key in ("rope_3d", "freq_allocation", "pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"):
         k.raw(key)  # of the rotation, and of the encoder behind vision_config
@@ -66,7 +66,7 @@ def _ernie_vl(k: Keys) -> Body:
 
 
 def _pair(k: Keys, key: str) -> tuple[int, int] | None:
-    """Read the numbers of a *key* for text and for images; None if it is no list."""
+    """Return the two numbers of a *key*, for text and for images; None if the key has no list."""
     if not isinstance(k.raw(key), list):
         return None
     numbers = k.numbers(key) or []
@@ -76,7 +76,10 @@ def _pair(k: Keys, key: str) -> tuple[int, int] | None:
 
 
 def _ernie_vl_sparse(k: Keys, layers: int) -> list[bool]:
-    """Mixture layers of ERNIE 4.5 VL: by names, or from a first to a last layer, both the same for text and images."""
+    """
+    Return the mixture layers of ERNIE 4.5 VL: by names, or from a first to a last layer, both the same for text and
+    images.
+    """
     if k.has("mlp_layer_types"):
         return mixtures.sparse_layers(k, layers)
     first = k.numbers("moe_layer_start_index") or [1, 1]
@@ -89,7 +92,7 @@ def _ernie_vl_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
-    """Mixture of experts of Hunyuan V1: shared experts have the model's width."""
+    """Return the mixture of experts of Hunyuan V1, whose shared experts have the model's width."""
     count, used = mixtures.routed(k)
     sizes = [k.raw("moe_intermediate_size"), k.raw("num_shared_expert")]
     for name, value in zip(("moe_intermediate_size", "num_shared_expert"), sizes, strict=True):
@@ -101,7 +104,10 @@ def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 
 
 def _same(k: Keys, key: str) -> int | None:
-    """Read a number of a mixture of experts, or a list of the same number for each layer."""
+    """
+    Return the number of a mixture of experts, or the one number in a list with an entry for each layer; None if
+    missing.
+    """
     if isinstance(k.raw(key), list):
         numbers = k.numbers(key) or []
         return numbers[0] if numbers else None

@@ -25,7 +25,7 @@ def _body(k: Keys, b: Basics, layers: list[Layer], *more: Tensor, tied: bool = F
 def recurrent_kinds(
     k: Keys, key: str, layers: int, attention: tuple[str, ...] = ("full_attention", "attention")
 ) -> list[bool] | None:
-    """Return which layers of a hybrid have attention (True) and which are recurrent, from a list of names."""
+    """Return which layers of a hybrid have attention (True), from a list of names; None without a list."""
     names = k.per_layer(key, layers, extra=windows.draft_layers(k)) if k.has(key) else None
     if names is None:
         return None
@@ -36,7 +36,7 @@ def recurrent_kinds(
 
 
 def ssm_dtype(k: Keys) -> str | None:
-    """Return the dtype of a hybrid's recurrent (SSM) state in the config; None if it has none."""
+    """Return the dtype of a hybrid's recurrent (SSM) state in the config; None if the config names none."""
     return k.word("mamba_ssm_cache_dtype") or k.word("mamba_ssm_dtype")
 
 
@@ -52,7 +52,7 @@ def delta_net(k: Keys, hidden: int) -> DeltaNet:
 
 
 def _qwen_hybrid(experts: Callable[[Keys, Basics], tuple[Experts, list[bool]]] | None) -> Callable[[Keys], Body]:
-    """Qwen hybrids (Qwen3-Next, 3.5, 3.6): Gated DeltaNet, with full attention at a fixed interval of layers."""
+    """Return the reader of Qwen3-Next, 3.5 and 3.6: Gated DeltaNet, with full attention at a fixed interval."""
 
     def read(k: Keys) -> Body:
         b = basics(k)
@@ -90,7 +90,7 @@ def _forward(
 
 
 def _olmo_hybrid(k: Keys) -> Body:
-    """OLMo hybrid: Gated DeltaNet as in Qwen3-Next, with separate convolutions."""
+    """Return the layers of the OLMo hybrid: Gated DeltaNet as in Qwen3-Next, with separate convolutions."""
     b = basics(k)
     attends = recurrent_kinds(k, "layer_types", b.layers) or [(i + 1) % 4 == 0 for i in range(b.layers)]
     sizes, net = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), delta_net(k, b.hidden)
@@ -144,7 +144,7 @@ def _bamba(k: Keys) -> Body:
 
 
 def _granite_hybrid(k: Keys) -> Body:
-    """Granite 4 hybrid: Mamba-2 and attention, with or without experts, and a shared dense layer."""
+    """Return the layers of Granite 4: Mamba-2 and attention, with or without experts, and a shared dense layer."""
     b, net = basics(k), mamba2_sizes(k, k.stated("hidden_size"))
     attends = (
         recurrent_kinds(k, "layer_types", b.layers)
@@ -169,7 +169,7 @@ def _granite_hybrid(k: Keys) -> Body:
 
 
 def _falcon_h1(k: Keys) -> Body:
-    """Falcon-H1 hybrid: attention and Mamba-2 side by side in every layer."""
+    """Return the layers of the Falcon-H1 hybrid, each with attention and Mamba-2 side by side."""
     b, net = basics(k), mamba2_sizes(k, k.stated("hidden_size"))
     if not k.flag("mamba_rms_norm", default=False):
         net = Mamba2(**{**{f: getattr(net, f) for f in Mamba2.__slots__}, "gate_norm": False})
@@ -273,7 +273,7 @@ def _mamba2(k: Keys) -> Body:
 
 
 def _lfm2(k: Keys) -> Body:
-    """LFM2 hybrid: gated short convolutions, and attention in some layers."""
+    """Return the layers of the LFM2 hybrid: gated short convolutions, and attention in some layers."""
     b = basics(k)
     names, indices = recurrent_kinds(k, "layer_types", b.layers), k.numbers("full_attn_idxs")
     attends = names or [indices is None or i in set(indices) for i in range(b.layers)]
@@ -327,7 +327,7 @@ def _lfm2_forward(k: Keys, b: Basics) -> list[tuple[Tensor, ...]]:
 
 
 def _minimax_text(k: Keys) -> Body:
-    """MiniMax-Text-01 and M1 hybrids: lightning attention, with full attention in some layers."""
+    """Return the layers of MiniMax-Text-01 and M1: lightning attention, with full attention in some layers."""
     b = basics(k)
     marks = k.numbers("attn_type_list", b.layers)
     attends = [bool(mark) for mark in marks] if marks else recurrent_kinds(k, "layer_types", b.layers)
@@ -347,7 +347,7 @@ def _minimax_text(k: Keys) -> Body:
 
 
 def _rwkv(k: Keys) -> Body:
-    """RWKV 4, recurrent throughout: five vectors of state in each layer."""
+    """Return the layers of RWKV 4, recurrent throughout: five vectors of state in each layer."""
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     wide = k.maybe("attention_hidden_size", least=1) or hidden
     width = k.maybe("intermediate_size", least=1) or 4 * hidden

@@ -26,8 +26,8 @@ MOST_TABLES = 128
 
 def _glm5_next(k: Keys) -> Body:
     """
-    GLM-5.3: three layers of Kimi Delta Attention to one of sparse latent attention without rotation, whose
-    indexer caches one key for several tokens.
+    Return the layers of GLM-5.3: three of Kimi Delta Attention to one of sparse latent attention without rotation,
+    whose indexer caches one key for several tokens.
     """
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     for name, wanted in (("mhc", True), ("index_kpool_compress", True), ("index_kpool_always_select_tail", True)):
@@ -63,7 +63,7 @@ def _glm5_next(k: Keys) -> Body:
 
 
 def _glm5_next_layers(k: Keys, layers: int) -> list[bool]:
-    """Return which layers of GLM-5.3 have latent attention; the others are recurrent."""
+    """Return which layers of GLM-5.3 have latent attention (True); the others are recurrent."""
     kinds = k.per_layer("layer_types", layers, extra=windows.draft_layers(k)) if k.has("layer_types") else None
     if kinds is None:
         return [i % 4 == 3 for i in range(layers)]
@@ -110,7 +110,10 @@ def _connection(hidden: int, streams: int, rows: int, scales: int) -> tuple[Tens
 
 
 def _hy_v4(k: Keys) -> Body:
-    """HY 4: latent attention with gates and sinks; of each four layers, one has an indexer that the others share."""
+    """
+    Return the layers of HY 4: latent attention with gates and sinks; of each four layers, one has an indexer that the
+    others share.
+    """
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     for name in ("enable_ihc", "gated_mla", "learnable_sink"):
         if not k.flag(name, default=True):
@@ -149,7 +152,10 @@ def _hy_v4(k: Keys) -> Body:
 
 
 def _qwen4(k: Keys) -> Body:
-    """Qwen4: Gated DeltaNet and attention to what an indexer selects; some layers look n-grams of tokens up in a table."""
+    """
+    Return the layers of Qwen4: Gated DeltaNet, and attention to the selection of an indexer; some layers look n-grams
+    of tokens up in a table.
+    """
     b = basics(k)
     step = k.count("full_attention_interval", default=4)
     attends = recurrent_kinds(k, "layer_types", b.layers, ("full_attention", "indexed_attention"))
@@ -177,8 +183,8 @@ def _qwen4(k: Keys) -> Body:
 
 def _qwen4_attention(k: Keys, b: Basics, sizes: Heads) -> tuple[tuple[Tensor, ...], tuple[Cache, ...]]:
     """
-    Return the indexer of Qwen4's attention, and the layer's caches: means of several keys, and keys that are not
-    averaged yet.
+    Return the indexer of Qwen4's attention, and the layer's caches: means of several keys, and keys that are not yet
+    averaged.
     """
     heads = k.maybe("indexer_n_heads", least=1)
     if heads is None:
@@ -201,8 +207,8 @@ def _ngrams(
     k: Keys, b: Basics, attends: list[bool], wide: int
 ) -> dict[int, tuple[tuple[Tensor, ...], tuple[State, ...]]]:
     """
-    Return the layers of Qwen4 that look n-grams up: the table, the weights that mix its rows in, and the state of a
-    convolution.
+    Return the layers of Qwen4 that look n-grams up: the table, the weights that mix its rows into the stream, and the
+    state of a convolution.
     """
     chosen = sorted(set(k.numbers("ple_layer_ids") or ()))  # counted from 1
     width, size = k.maybe("ple_embed_dim", least=1) or b.hidden, k.count("ngram_size", default=3, least=2)

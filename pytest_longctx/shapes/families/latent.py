@@ -14,7 +14,7 @@ from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
 def latent_sizes(k: Keys, hidden: int, *, rotated: bool = True) -> LatentSizes:
     """
-    Read the sizes of latent attention. ``num_key_value_heads`` and ``head_dim`` are present but have no meaning.
+    Return the sizes of latent attention. The config's ``num_key_value_heads`` and ``head_dim`` have no meaning.
 
     If it is not *rotated*, its keys may have no values for positions.
     """
@@ -89,7 +89,10 @@ def _after(hidden: int, wanted: bool) -> tuple[Tensor, ...]:  # noqa: FBT001  # 
 
 
 def _draft(k: Keys, stack: tuple[Layer, ...], hidden: int) -> tuple[Tensor, ...]:
-    """Draft layers of a latent-attention model: each is like the last layer, with a projection of two hidden states."""
+    """
+    Return the weights of a latent-attention model's draft layers: each is like the last layer, with a projection of two
+    hidden states.
+    """
     count = windows.draft_layers(k)
     joined = (*linear("eh_proj", hidden, 2 * hidden), Tensor("norms", hidden, copies=3))
     return (*stack[-1].tensors, *joined) * min(count, 8)
@@ -103,7 +106,10 @@ def _dsv32(k: Keys) -> Body:
 
 
 def _deepseek_v3(k: Keys) -> Body:
-    """DeepSeek V3 with latent attention, and V3.2 under the older name; the keys of an indexer distinguish them."""
+    """
+    Return the layers of DeepSeek V3 with latent attention, and of V3.2 under the older name. The keys of an indexer
+    distinguish them.
+    """
     return _deepseek(k, sparse_index=k.has("index_topk"))
 
 
@@ -117,8 +123,8 @@ def _minicpm3(k: Keys) -> Body:
 
 def _longcat(k: Keys) -> Body:
     """
-    LongCat: each layer has two latent attentions, two dense layers and one mixture; some experts are identity experts
-    (they return their input).
+    Return the layers of LongCat: each has two latent attentions, two dense layers and one mixture, in which some
+    experts return their input.
     """
     hidden, layers, vocabulary = (
         k.stated("hidden_size"),

@@ -1,4 +1,4 @@
-"""Older decoders, and decoders with their own names of keys in config.json."""
+"""Older decoders, and decoders whose config.json has key names of their own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ def _stack(hidden: int, vocabulary: int, layers: list[Layer], *outside: Tensor) 
 
 
 def _falcon(k: Keys) -> Body:
-    """Older Falcon decoders: one KV head (7B), groups (40B, 180B), or as many as heads."""
+    """Return the layers of older Falcon decoders: one KV head (7B), groups (40B, 180B), or as many as heads."""
     hidden, layers, heads = k.stated("hidden_size"), layer_count(k), k.stated("num_attention_heads", "n_head")
     new, multi = k.flag("new_decoder_architecture"), k.flag("multi_query", default=True)
     kv_heads = k.count("num_kv_heads", "n_head_kv", default=heads) if new else 1 if multi else heads
@@ -110,7 +110,7 @@ def _gpt_bigcode(k: Keys) -> Body:
 
 
 def _chatglm(k: Keys) -> Body:
-    """Older GLM decoders with their own key names: ChatGLM 2 and 3, GLM-4 before transformers had it."""
+    """Return the layers of older GLM decoders with their own key names: ChatGLM 2 and 3, GLM-4 before transformers had it."""
     hidden, heads, layers = k.stated("hidden_size"), k.stated("num_attention_heads"), k.stated("num_layers", most=4096)
     multi = k.flag("multi_query_attention")
     kv_heads = k.stated("multi_query_group_num") if multi else heads
@@ -164,7 +164,7 @@ def _dbrx(k: Keys) -> Body:
 
 
 def _qwen1(k: Keys) -> Body:
-    """Qwen 1, an older decoder: its width covers both halves of the gate."""
+    """Return the layers of Qwen 1, an older decoder whose width covers both halves of the gate."""
     b = basics(k)
     sizes, width = Heads(b.hidden, b.heads, b.heads, b.head_dim, b.head_dim), k.stated("intermediate_size")
     for name in (
@@ -190,8 +190,8 @@ def _qwen1(k: Keys) -> Body:
 
 def _hunyuan(k: Keys) -> Body:
     """
-    Older Hunyuan-Large: with cross-layer attention every second layer uses the keys and values of the
-    previous one.
+    Return the layers of the older Hunyuan-Large: with cross-layer attention, every second layer uses the keys and
+    values of the previous one.
     """
     b = basics(k)
     share = k.count("cla_share_factor", default=1) if k.flag("use_cla") else 1
@@ -235,7 +235,7 @@ def _hunyuan_forward(k: Keys, b: Basics) -> tuple[Tensor, ...]:
 
 
 def _bailing(k: Keys) -> Body:
-    """Ling and Ring, with their own key names: DeepSeek's mixtures with grouped-query attention."""
+    """Return the layers of Ling and Ring, with their own key names: DeepSeek's mixtures with grouped-query attention."""
     bias, every = k.flag("use_qkv_bias"), k.flag("use_bias")
     for name in (
         "moe_router_enable_expert_bias",
@@ -261,14 +261,14 @@ def _bailing(k: Keys) -> Body:
 
 
 def _bailing_experts(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
-    """Ling's experts; if the file does not state how many are shared, the number depends on the class."""
+    """Return Ling's experts. If the file does not state how many are shared, the number depends on the class."""
     experts, sparse = mixtures.mixed(sparse=mixtures.sparse_layers)(k, b)
     each = k.maybe("moe_shared_expert_intermediate_size", least=1) or k.stated("moe_intermediate_size")
     return replace(experts, shared_width=k.stated("num_shared_experts", least=0) * each), sparse
 
 
 def _exaone3(k: Keys) -> Body:
-    """EXAONE 3, an older decoder: Llama with GPT-2's names of keys."""
+    """Return the layers of EXAONE 3, an older decoder: Llama with GPT-2's names of keys."""
     k.raw("layer_norm_epsilon")
     return Decoder()(k)
 

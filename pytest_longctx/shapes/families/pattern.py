@@ -34,10 +34,7 @@ NEMOTRON: Mapping[str, str] = MappingProxyType(
 
 
 def _pattern(k: Keys) -> list[str]:
-    """
-    Return the layer pattern, a kind for each: attention, feed-forward and recurrent mixers are separate
-    layers here.
-    """
+    """Return the kind of each layer in the pattern. Attention, feed-forward and recurrent mixers are separate layers here."""
     stated = layer_count(k) if k.has("num_hidden_layers") else None
     for key in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
         if not k.has(key):
@@ -114,7 +111,10 @@ def _unused(k: Keys) -> None:
 
 
 def _kimi_linear(k: Keys) -> Body:
-    """Kimi Linear and K3: a pattern of Kimi Delta Attention and latent attention; the file counts layers from 1."""
+    """
+    Return the layers of Kimi Linear and K3: a pattern of Kimi Delta Attention and latent attention; the file counts
+    layers from 1.
+    """
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     attends, net = _kimi_layers(k, hidden, layers)
     sizes = replace(latent_sizes(k, hidden), output_gate=k.flag("mla_use_output_gate"))
@@ -136,7 +136,7 @@ def _kimi_linear(k: Keys) -> Body:
 
 
 def _kimi_layers(k: Keys, hidden: int, layers: int) -> tuple[list[bool], DeltaNet]:
-    """Return which layers of Kimi's pattern have attention, and the sizes of the others."""
+    """Return which layers of Kimi's pattern have attention (True), and the sizes of the others."""
     table = k.table("linear_attn_config")
     if table is None:
         raise k.refuse("linear_attn_config", "this key is missing")
@@ -169,8 +169,8 @@ def _kimi_experts(k: Keys) -> Experts:
 
 def _zamba2(k: Keys) -> Body:
     """
-    Zamba 2's pattern: Mamba-2 throughout; one or two shared attention blocks run repeatedly, each run with
-    its own cache.
+    Return the layers of Zamba 2's pattern: Mamba-2 throughout; one or two shared attention blocks run repeatedly, each
+    run with its own cache.
     """
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     kinds = k.per_layer("layers_block_type", layers)
@@ -201,7 +201,7 @@ def _zamba2(k: Keys) -> Body:
 
 def _zamba2_block(k: Keys, hidden: int, count: int, runs: int) -> tuple[Attention, tuple[Tensor, ...]]:
     """
-    Zamba 2's shared blocks: attention reads two concatenated hidden states; each run has its own low-rank
+    Return Zamba 2's shared blocks: attention reads two concatenated hidden states; each run has its own low-rank
     adapters.
     """
     heads, wide = k.stated("num_attention_heads"), k.maybe("attention_hidden_size", least=1) or 2 * hidden

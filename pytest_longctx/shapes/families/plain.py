@@ -59,14 +59,17 @@ def _phi3(k: Keys) -> Body:
 
 
 def _phi4mm(k: Keys) -> Body:
-    """Phi-4 multimodal: Phi-3 with encoders; engines load its adapters separately, on request."""
+    """Return the layers of Phi-4 multimodal: Phi-3 with encoders; engines load its adapters separately, on request."""
     for key in ("embd_layer", "audio_processor", "img_processor", "speech_lora", "vision_lora"):
         k.raw(key)
     return _phi3(k)
 
 
 def _phi3_v(k: Keys) -> Body:
-    """Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision encoder whose sizes are fixed in the model class."""
+    """
+    Return the layers of Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision encoder whose sizes are fixed in the model
+    class.
+    """
     for key in ("embd_layer", "img_processor"):
         k.raw(key)
     return _phi3(k)
@@ -89,34 +92,34 @@ def _phi(k: Keys) -> Body:
 
 
 def _minicpm(k: Keys) -> Body:
-    """MiniCPM 1 and 2: dense, or with a mixture of experts in each layer."""
+    """Return the layers of MiniCPM 1 and 2: dense, or with a mixture of experts in each layer."""
     experts = mixtures.mixed(width=("intermediate_size",)) if k.maybe("num_experts") else None
     k.raw("num_experts_per_tok")
     return Decoder("attention_bias", "attention_bias", tied=True, experts=experts)(k)
 
 
 def _gpt_neox(k: Keys) -> Body:
-    """GPT-NeoX: as many KV heads as heads; its class knows no other number."""
+    """Return the layers of GPT-NeoX, with as many KV heads as heads, because its class knows no other number."""
     if (k.maybe("num_key_value_heads") or k.stated("num_attention_heads")) != k.stated("num_attention_heads"):
         raise k.refuse("num_key_value_heads", "must equal the number of attention heads in the model class")
     return Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True)(k)
 
 
 def _qwen2(k: Keys) -> Body:
-    """Qwen 2 and 2.5: queries, keys and values have a bias, whatever ``attention_bias`` says."""
+    """Return the layers of Qwen 2 and 2.5: queries, keys and values have a bias, whatever ``attention_bias`` says."""
     k.raw("attention_bias")
     return Decoder(qkv_bias=True, attends=windows.qwen)(k)
 
 
 def _ernie(k: Keys) -> Body:
-    """ERNIE 4.5, whose files keep a ratio of compression that the class does not have."""
+    """Return the layers of ERNIE 4.5, whose files keep a ratio of compression that the class does not have."""
     if k.raw("compression_ratio") not in (None, 1):
         raise k.refuse("compression_ratio", "the model class does not support compression")
     return Decoder("use_bias", "use_bias", "use_bias", tied=True)(k)
 
 
 def _hunyuan_dense(k: Keys) -> Body:
-    """Hunyuan's dense models, whose files keep keys of its mixtures, its encoders and its classifiers."""
+    """Return the layers of Hunyuan's dense models, whose files keep keys of its mixtures, encoders and classifiers."""
     for name in ("anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "dense_list", "class_num"):
         k.raw(name)
     for name in ("add_classification_head", "position_embedding_xdrope", "cla_share_factor", "pool_type", "norm_type"):
@@ -130,14 +133,17 @@ def _hunyuan_dense(k: Keys) -> Body:
 
 
 def _solar(k: Keys) -> Body:
-    """Solar Pro: Llama with connections that skip layers, which have no weights."""
+    """Return the layers of Solar Pro: Llama with connections that skip layers and have no weights."""
     for name in ("bskcn_1", "bskcn_2", "bskcn_3", "bskcn_4", "bskcn_tv"):
         k.raw(name)
     return replace(LLAMA, attends=windows.all_slide)(k)
 
 
 def _telechat(k: Keys) -> Body:
-    """TeleChat 2: Llama with GPT-2's names of keys, and a bias behind attention and feed-forward layers."""
+    """
+    Return the layers of TeleChat 2: Llama with GPT-2's names of keys, and a bias behind attention and feed-forward
+    layers.
+    """
     for name in ("offset_alibi", "training_seqlen", "logn", "n_inner", "skip_bias_add_qkv", "slow_but_exact"):
         k.raw(name)
     if k.flag("embed_layernorm"):

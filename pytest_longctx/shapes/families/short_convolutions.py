@@ -55,8 +55,8 @@ def _inkling(k: Keys) -> Body:
 
 def _heads(k: Keys, hidden: int, prefix: str = "") -> Heads:
     """
-    Read the sizes of the full layers, or of those with a window. Engine and class have different defaults, so all sizes
-    must be stated.
+    Return the sizes of the full layers, or of the layers with a window. The file must state all, because engine and
+    class have different defaults.
     """
     heads, groups = k.stated(f"{prefix}num_attention_heads"), k.stated(f"{prefix}num_key_value_heads")
     dim = k.stated(f"{prefix}head_dim")
@@ -70,7 +70,7 @@ def _heads(k: Keys, hidden: int, prefix: str = "") -> Heads:
 
 
 def _local(k: Keys, layers: int) -> list[bool]:
-    """Return which layers have a window, from names or numbers."""
+    """Return which layers have a window (True), from names or numbers."""
     kinds = k.per_layer("layer_types", layers) if k.has("layer_types") else None
     chosen = k.numbers("local_layer_ids")
     if kinds is None and chosen is None:
@@ -97,8 +97,8 @@ def _sparse(k: Keys, layers: int) -> list[bool]:
 
 def _forward(k: Keys, hidden: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """
-    Return a dense layer and a mixture. Checkpoints give a separate dense width; the class gives only the width of the
-    experts.
+    Return the weights of a dense layer and of a mixture. Checkpoints state a dense width; the class states only that of
+    the experts.
     """
     width = k.stated("intermediate_size")
     each = k.maybe("moe_intermediate_size", least=1)

@@ -1,4 +1,4 @@
-"""Whether a model's output table is its input table: the class decides whether and where its config.json says so."""
+"""Whether a model's output table is its input table. The model class decides whether and where config.json states this."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -35,14 +35,15 @@ _TEXT_ALWAYS: Mapping[str, bool] = MappingProxyType(
 
 
 def settled(kind: str, text: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config of a *text* model of type *kind*, with the key as its class takes it."""
+    """Return the config of a *text* model of type *kind*, with the key for tied embeddings as the model's class reads it."""
     return {**text, KEY: _TEXT_ALWAYS[kind]} if kind in _TEXT_ALWAYS else text
 
 
 def tie(kind: str, whole: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
     """
-    What vLLM's class of a multimodal model of type *kind* makes of the key in the *whole* config and in its *text*
-    part; empty if the default of the text model's class holds. Tried with each class of vLLM 0.32 and nine files.
+    Return the key for tied embeddings as vLLM's class of a multimodal model of type *kind* sets it, from the *whole*
+    config and its *text* part; empty if the default of the text model's class holds. Tried with each class of vLLM 0.32
+    and nine files.
     """
     outer, inner = whole.get(KEY), text.get(KEY)
     if kind in _ALWAYS:

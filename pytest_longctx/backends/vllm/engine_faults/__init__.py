@@ -73,7 +73,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 
 
 def armed() -> str:
-    """Name of the fault that is on now; empty if none is."""
+    """Return the name of the injected fault; empty if no fault is injected."""
     path = os.environ.get(CONTROL, "")
     try:
         return Path(path).read_text(encoding="utf-8").strip() if path else ""
@@ -82,12 +82,15 @@ def armed() -> str:
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Inject a fault: replace the function *name* of *owner* by the one that *make* returns for it."""
+    """Replace the function *name* of *owner* by the function that *make* returns for it, to inject a fault."""
     setattr(owner, name, make(getattr(owner, name)))
 
 
 def write_plugin(folder: Path) -> dict[str, str]:
-    """Write the plugin and its control file into *folder*. Return the environment variables for a server with it."""
+    """
+    Write the plugin and its control file into *folder*, and return the environment variables that load the plugin into
+    a server.
+    """
     info, package = folder / f"{_MODULE}-0.dist-info", folder / _MODULE
     for each in (info, package):
         each.mkdir(parents=True, exist_ok=True)
@@ -101,7 +104,7 @@ def write_plugin(folder: Path) -> dict[str, str]:
 
 
 def install() -> None:
-    """Wrap the engine's functions with all faults. vLLM calls this in each process."""
+    """Wrap the engine's functions with all faults. vLLM calls this function in each process."""
     from . import attention, runner, scheduler, states
 
     for module in (scheduler, attention, runner, states):

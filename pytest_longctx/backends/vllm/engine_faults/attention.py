@@ -10,7 +10,7 @@ _AT_BORDER = 4
 
 
 def install() -> None:
-    """Wrap the attention of vLLM's CPU build with faults in the entries that it writes and reads."""
+    """Wrap the attention of vLLM's CPU build with faults in the KV cache entries that it writes and reads."""
     from vllm.v1.attention.backends import cpu_attn
 
     wrap(cpu_attn.CPUAttentionMetadataBuilder, "build", _building)
@@ -107,7 +107,7 @@ def _hit(made: Any) -> bool:
 
 
 def _table(fault: str, made: Any, size: int) -> Any:
-    """Return the block table for attention: *made*, with the entries that *fault* changes."""
+    """Return the block table *made* for attention, with the entries that *fault* changes."""
     table, lengths = made.block_table, made.seq_lens
     requests = int(lengths.shape[0])
     if fault == "swapped-requests" and requests > 1:

@@ -31,7 +31,7 @@ def _forward(true: Any) -> Any:
 
 
 def _positions(positions: Any) -> Any:
-    """Return the model runner's *positions*, each one too high for a prompt after tokens that were computed before."""
+    """Return the model runner's *positions*, each one too high, for a prompt with tokens that were computed before."""
     from vllm.forward_context import get_forward_context
 
     made = next(

@@ -1,4 +1,4 @@
-"""Faults in the blocks of a request, and in the reported figures about them."""
+"""Faults in the blocks of a request, and in the figures that the engine reports about blocks."""
 
 from typing import Any
 
@@ -151,7 +151,7 @@ def _wrap_requests() -> None:
 
 
 def _give_twice(manager: Any, request: str) -> None:
-    """Replace the first new block of *request* by the second block of another request that still uses it."""
+    """Replace the first new block of *request* by the second block of another running request."""
     for group in manager.coordinator.single_type_managers:
         mine = group.req_to_blocks.get(request, [])
         others = [blocks for name, blocks in group.req_to_blocks.items() if name != request and len(blocks) > 1]

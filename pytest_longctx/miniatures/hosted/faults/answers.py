@@ -1,4 +1,4 @@
-"""Faults of the answer: the prompt is read and counted, but the answer is not the requested one."""
+"""Faults of the answer: the prompt is read and counted, but the answer differs from the request."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, deltas, encode
 
 
 class IgnoresMaxTokens(HostedApi):
-    """The server continues to the end of its answer, whatever the maximum is."""
+    """The server generates its answer to the end, whatever the maximum is."""
 
     def maximum(self, call: Call, kept: Ids) -> int:
         return DEFAULT_ANSWER_TOKENS
@@ -27,7 +27,7 @@ class IgnoresMaxCompletionTokens(HostedApi):
 
 
 class IgnoresStop(HostedApi):
-    """It ignores stop sequences."""
+    """The server ignores stop sequences."""
 
     def stopped(self, answer: Answer, stops: tuple[str, ...]) -> Answer:
         return answer

@@ -13,7 +13,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, decode
 
 @dataclass
 class Miscounts(HostedApi):
-    """A server whose usage is the correct one, changed."""
+    """A server that reports a changed usage record."""
 
     turns: Iterator[int] = field(default_factory=itertools.count)
     turns_lock: Lock = field(default_factory=Lock)
@@ -23,7 +23,7 @@ class Miscounts(HostedApi):
         return right and self.changed(right, call, answer)
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
-        """Return the wrong counts that the faulty server reports in place of *usage*."""
+        """Return the wrong counts that the faulty server reports in place of *usage*; None if it reports none."""
         raise NotImplementedError
 
     def turn(self) -> int:

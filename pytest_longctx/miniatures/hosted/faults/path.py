@@ -36,7 +36,10 @@ class CutsBodiesAt32KiB(HostedApi):
 
 @dataclass
 class BuffersStreams(HostedApi):
-    """All events of a stream arrive after the last. The default speed of 160 tokens a second makes that visible."""
+    """
+    All events of a stream arrive after the last event. The default speed of 160 tokens a second makes the delay
+    visible.
+    """
 
     def __post_init__(self) -> None:
         self.latency.decode_tokens_per_s = self.latency.decode_tokens_per_s or 160.0
@@ -76,7 +79,7 @@ class StormsOf429(HostedApi):
 
 @dataclass
 class Elsewhere:
-    """A second host. It serves a miniature, and keeps the keys that it receives."""
+    """A second host, which serves a miniature and keeps the keys that it receives."""
 
     api: HostedApi
     keys: list[str] = field(default_factory=list)
@@ -87,12 +90,12 @@ class Elsewhere:
         return self.api.latency
 
     def get(self, post: Post) -> Reply:
-        """Answer a GET request as the second host, to which the path redirects."""
+        """Return the reply of the second host, to which the path redirects, to a GET request."""
         self._note(post)
         return self.api.get(post)
 
     def post(self, post: Post) -> Reply:
-        """Answer a POST request as the second host, to which the path redirects."""
+        """Return the reply of the second host, to which the path redirects, to a POST request."""
         self._note(post)
         return self.api.post(post)
 
@@ -103,7 +106,7 @@ class Elsewhere:
 
 @dataclass
 class RedirectsElsewhere(HostedApi):
-    """Completions get status 307 with another host in ``Location``. A client that follows it discloses its key."""
+    """Completions get status 307 with another host in ``Location``. A client that follows the redirect discloses its key."""
 
     elsewhere: str = "http://localhost:9"
     """URL of the other host, which serves an `Elsewhere`."""

@@ -1,4 +1,4 @@
-"""Faults of reading: the model does not get the whole prompt. Except in one, the counts are right for the sent prompt."""
+"""Faults of reading: the model does not get the whole prompt. All faults but one count the sent prompt correctly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, decode, encode
 
 
 def with_longest(messages: tuple[Message, ...], cut: Callable[[Ids], Ids]) -> tuple[Message, ...]:
-    """Return *messages* as misread: the content of the longest one is replaced."""
+    """Return *messages* as a faulty server reads them: the content of the longest message is replaced."""
     longest = max(range(len(messages)), key=lambda index: len(messages[index].ids))
     ids = cut(messages[longest].ids)
     return (*messages[:longest], replace(messages[longest], ids=ids, text=decode(ids)), *messages[longest + 1 :])
@@ -18,7 +18,10 @@ def with_longest(messages: tuple[Message, ...], cut: Callable[[Ids], Ids]) -> tu
 
 @dataclass
 class Shortens(HostedApi):
-    """The server reads prompts up to half of its limit. It shortens the longest message of longer ones, without a notice."""
+    """
+    The server reads prompts up to half of its limit. Of longer prompts, it shortens the longest message without a
+    notice.
+    """
 
     @property
     def window(self) -> int:
@@ -37,14 +40,14 @@ class Shortens(HostedApi):
 
 
 class DropsHead(Shortens):
-    """The server keeps the last tokens."""
+    """The server reads only the last tokens of a long prompt."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         return ids[-room:]
 
 
 class DropsTail(Shortens):
-    """The server keeps the first tokens."""
+    """The server reads only the first tokens of a long prompt."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         return ids[:room]
@@ -58,14 +61,14 @@ class DropsMiddle(Shortens):
 
 
 class DropsHeadAndCountsTheRest(DropsHead):
-    """The server counts the tokens that it kept, as Ollama does."""
+    """The server reads only the last tokens of a long prompt and counts only these, as Ollama does."""
 
     def usage(self, call: Call, sent: Ids, kept: Ids, answer: Answer, cached: int) -> Usage | None:
         return super().usage(call, kept, kept, answer, cached)
 
 
 class ReplacesMiddleBySummary(Shortens):
-    """The server replaces the middle by one line."""
+    """The server replaces the middle of a long prompt by one line."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         side = room // 2 - 32
@@ -110,7 +113,7 @@ class SkipsBlock(Shortens):
 
 
 class Reads32KiB(HostedApi):
-    """The server reads the first 32 KiB of each message."""
+    """The server reads only the first 32 KiB of each message."""
 
     def read(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         short = []
