@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -21,6 +22,8 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     """
     if not isinstance(asked.config, Mapping) or kind.startswith(("trn", "inf")):
         return None  # a Neuron device has its own list of models
+    if found := _windows(asked.engine, asked.config, whole):
+        return found
     model = architectures.model_of(asked.config, keeps_state=bool(whole and whole.states))
     if model is None:
         return None
@@ -28,6 +31,22 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     if found is not None and asked.said.startswith(NEWEST):
         return found._replace(certain=False)
     return found
+
+
+_OF_QWEN = frozenset({"qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "qwen3", "qwen3_vl_text", "mimo"})
+"""Model types whose class in vLLM extends that of Qwen 2 (``models/qwen2.py``)."""
+
+
+def _windows(engine: str, config: Mapping[str, Any], whole: ModelShape | None) -> Lacking | None:
+    """Return vLLM's refusal of a Qwen in which some layers have a window and ``max_window_layers`` is another number."""
+    if engine != "vllm" or whole is None or whole.model_type not in _OF_QWEN:
+        return None
+    text = config.get("text_config")
+    first = {**config, **(text if isinstance(text, Mapping) else {})}.get("max_window_layers")
+    if len({cache.window > 0 for cache, _ in whole.attentions}) < 2 or first == whole.layers:
+        return None
+    said = f"some layers of config.json have a window, and vLLM's class takes that only if max_window_layers is {whole.layers}"
+    return Lacking(certain=True, said=said, phase="load")
 
 
 def _by_version(asked: Asked, model: Model) -> Lacking | None:
