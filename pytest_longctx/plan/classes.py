@@ -33,7 +33,9 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     return found
 
 
-_OF_QWEN = frozenset({"qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "qwen3", "qwen3_vl_text", "mimo"})
+_OF_QWEN = frozenset(
+    {"qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "qwen3", "qwen3_vl_text", "mimo"}
+)
 """Model types whose class in vLLM extends that of Qwen 2 (``models/qwen2.py``)."""
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.deployments import command
+from pytest_longctx.deployments.script import split
 from pytest_longctx.errors import UsageError
 
 
@@ -103,9 +104,9 @@ def test_any_words_are_a_start_or_a_refusal(words):
     ],
 )
 def test_a_pasted_script_is_read_as_bash_reads_it(script, words):
-    assert command.of_words(command.split(script)).words == tuple(shlex.split(words))
+    assert command.of_words(split(script)).words == tuple(shlex.split(words))
 
 
 @given(st.text("()$[]{}@*=+-/ \n\\#A1'\"", max_size=60))
 def test_any_script_is_split(script):
-    assert command.find([*command.split(script), ";", "vllm", "serve", "M"]) is not None or ";" not in script
+    assert command.find([*split(script), ";", "vllm", "serve", "M"]) is not None or ";" not in script
