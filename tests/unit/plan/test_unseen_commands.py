@@ -139,6 +139,7 @@ def test_an_eagle_head_of_a_mixture_is_not_taken_for_a_mixture(model, ask):
         ("nvcr.io/nvidia/sglang:26.01-py3", None),
         ("lmcache/vllm-openai:v0.3.9", None),
         ("ghcr.io/llm-d/llm-d-cuda:v0.6.0", None),
+        ("registry.redhat.io/rhaiis/vllm-cuda-rhel9:3.2.2", None),
     ],
 )
 def test_a_tag_is_a_version_only_where_it_counts_versions_of_the_engine(image, version):
