@@ -43,7 +43,9 @@ def judged(case: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(shape, ModelShape):
         right = "refused" in expected or expected.get("may_refuse", False)
         return ("refused, rightly" if right else "refused, could be planned"), f"{shape.key}: {shape.why}"
-    if "refused" in expected:  # what only the plan of an engine can refuse is asked in tests/unit/plan/test_unseen_configs.py
+    if (
+        "refused" in expected
+    ):  # what only the plan of an engine can refuse is asked in tests/unit/plan/test_unseen_configs.py
         return ("read, left to the plan" if expected.get("by_the_plan") else "wrong: planned"), str(expected["refused"])
     differs = wrong(shape, expected)
     towers = shape.vision_parameters is None and all(each.startswith("parameters") for each in differs)
