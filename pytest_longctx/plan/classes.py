@@ -9,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 from pytest_longctx.backends import architectures, versions
 from pytest_longctx.backends.architectures import Lacking, Model
 from pytest_longctx.backends.versions import EngineVersion
+from pytest_longctx.backends.vllm.settings import OF_QWEN_2
 from pytest_longctx.plan.asked import NEWEST, Asked
 from pytest_longctx.shapes import ModelShape
 
@@ -33,15 +34,9 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     return found
 
 
-_OF_QWEN = frozenset(
-    {"qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "qwen3", "qwen3_vl_text", "mimo"}
-)
-"""Model types whose class in vLLM extends that of Qwen 2 (``models/qwen2.py``)."""
-
-
 def _windows(engine: str, config: Mapping[str, Any], whole: ModelShape | None) -> Lacking | None:
     """Return vLLM's refusal of a Qwen in which some layers have a window and ``max_window_layers`` is another number."""
-    if engine != "vllm" or whole is None or whole.model_type not in _OF_QWEN:
+    if engine != "vllm" or whole is None or whole.model_type not in OF_QWEN_2:
         return None
     text = config.get("text_config")
     first = {**config, **(text if isinstance(text, Mapping) else {})}.get("max_window_layers")

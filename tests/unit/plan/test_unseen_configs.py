@@ -47,10 +47,17 @@ def test_vllm_refuses_windows_of_some_layers_of_a_qwen(ask):
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_window_layers": 36}, {"layer_types": ["full_attention"] * 36}, {"layer_types": ["sliding_attention"] * 36}],
+    [{"layer_types": ["full_attention"] * 36}, {"layer_types": ["sliding_attention"] * 36}],
 )
 def test_windows_of_all_layers_or_of_none_are_no_refusal(change, ask):
     assert not ask({**CASES["qwen3-4b-pruned-layer-types"]["config"], **change})["headline"].startswith("refuses")
+
+
+def test_windows_that_vllm_does_not_keep_to_are_not_planned(ask):
+    # the class registers whole caches for all 36 layers
+    said = ask({**CASES["qwen3-4b-pruned-layer-types"]["config"], "max_window_layers": 36})
+    assert said["headline"].startswith("not planned")
+    assert "windows of some layers of qwen3" in said["headline"]
 
 
 def test_windows_that_begin_in_the_middle_are_refused_without_a_list(ask):
