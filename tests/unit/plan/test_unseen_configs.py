@@ -60,6 +60,23 @@ def test_windows_that_vllm_does_not_keep_to_are_not_planned(ask):
     assert "windows of some layers of qwen3" in said["headline"]
 
 
+MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes/models.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("qwen3-30b-a3b", {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 24}),
+        ("qwen3-30b-a3b", {"sliding_window": 4096, "layer_types": ["full_attention", "sliding_attention"] * 24}),
+        ("mixtral-8x7b", {"sliding_window": 4096, "layer_types": ["full_attention", "sliding_attention"] * 16}),
+    ],
+)
+def test_a_mixture_whose_windows_vllm_does_not_keep_to_is_not_planned(name, change, ask):
+    config = MODELS[name]["config"]
+    assert "windows of some layers" in ask({**config, **change})["headline"]
+    assert not ask(config)["headline"].startswith("not planned")
+
+
 def test_windows_that_begin_in_the_middle_are_refused_without_a_list(ask):
     config = {
         key: value for key, value in CASES["qwen3-4b-pruned-layer-types"]["config"].items() if key != "layer_types"
