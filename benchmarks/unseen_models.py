@@ -1,7 +1,7 @@
 """
 Public configs beside an oracle's answers: exact, refused by name, or wrong.
 
-    python benchmarks/unseen_models.py [tests/data/shapes/unseen.json | unseen_again.json | unseen_quantised.json]
+    python benchmarks/unseen_models.py [tests/data/shapes/unseen.json | unseen_again.json | unseen_quantised.json | ...]
 
 The file holds, for each model, where its config.json was found, what is right, and the config. What is right was written
 down before the reader was asked: parameters as the class of transformers 5.19 has them on the meta device, bytes of the
@@ -43,8 +43,10 @@ def judged(case: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(shape, ModelShape):
         right = "refused" in expected or expected.get("may_refuse", False)
         return ("refused, rightly" if right else "refused, could be planned"), f"{shape.key}: {shape.why}"
-    if "refused" in expected:
-        return "wrong: planned", str(expected["refused"])
+    if (
+        "refused" in expected
+    ):  # what only the plan of an engine can refuse is asked in tests/unit/plan/test_unseen_configs.py
+        return ("read, left to the plan" if expected.get("by_the_plan") else "wrong: planned"), str(expected["refused"])
     differs = wrong(shape, expected)
     towers = shape.vision_parameters is None and all(each.startswith("parameters") for each in differs)
     if differs and towers:

@@ -1,19 +1,18 @@
 """
 Find the start of an engine in the words of a typed command: wrappers, variables, ``bash -c``, ``docker run``.
 
-The words are not parsed as flags here. No shell expands anything: ``$VARIABLE`` is replaced only if the text itself
-sets it.
+The words are not parsed as flags here.
 """
 
-import ast
-import operator
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
+from pytest_longctx.deployments.script import VARIABLE, commands, expanded, split
 from pytest_longctx.errors import UsageError
 
 MODULES: Mapping[str, str] = {
@@ -25,7 +24,7 @@ MODULES: Mapping[str, str] = {
 _SERVES = {"vllm": "vllm", "sglang": "sglang"}
 """Programs whose subcommand ``serve`` starts a server."""
 _IMAGES = (
-    (re.compile(r"(^|/)(vllm-openai|vllm-openai-cpu|vllm-openai-rocm|vllm-openai-cuda)$"), ("vllm", "serve")),
+    (re.compile(r"(^|/)(vllm-openai(-cpu|-rocm|-cuda)?|(odh-)?vllm-[a-z]+-rhel\d+)$"), ("vllm", "serve")),
     (re.compile(r"(^|/)(vllm|vllm-dev|vllm-rocm|vllm-omni)$"), ()),
     (re.compile(r"(^|/)sglang(-[a-z]+)?$"), ()),
 )
@@ -35,27 +34,11 @@ _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
 _TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})
 """Programs that get a whole command as one word."""
 _SETTERS = frozenset({"export", "env", "set", "declare"})
-_BREAK = frozenset({";", "&&", "||", "|", "&"})
-_REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
 _TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
-_OTHER_TAGS = re.compile(r"(^|/)(lmcache|llm-d[^/]*)/")
+_OTHER_TAGS = re.compile(r"(^|/)((lmcache|llm-d[^/]*)/|[\w-]+-rhel\d+:)")
 """Publishers whose tags are versions of their own programs."""
 _YEAR = 20
 """NVIDIA tags its images by year and month, as 26.05. No engine version looks like this so far."""
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?:\[[@*]\]|:?[-=]([^}]*))?\}|(\w+))")
-_ARRAY = re.compile(r"(?m)^[ \t]*(?:(?:declare|local|readonly|typeset)[ \t]+(?:-\w+[ \t]+)*)?(\w+)(\+?)=\(([^()]*)\)")
-"""A list of words of Bash, as scripts keep flags in: ``ARGS=(--tensor-parallel-size 4)``."""
-_SUM = re.compile(r"\$\(\(([^`'\"\n]{1,80}?)\)\)")
-_SIGNS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: lambda a, b: int(a / b),
-    ast.Mod: lambda a, b: a - b * int(a / b),
-}
-"""Arithmetic of a shell. Its division drops the remainder."""
-_PROMPT = re.compile(r"(?m)^\s*(?:\([^()\n]{1,60}\)\s*)?\[?[\w.-]+@[\w.-]+[^#$\n]{0,80}[#$][ \t]+")
-"""The prompt of a terminal before a command: ``root@node1:~# ``."""
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -171,85 +154,11 @@ def _parts(word: str, env: Mapping[str, str]) -> list[str]:
     quote it.
     """
     value = expanded(word, env)
-    if word.endswith(("[@]}", "[*]}")) and _VARIABLE.fullmatch(word) and value != word:
+    if word.endswith(("[@]}", "[*]}")) and VARIABLE.fullmatch(word) and value != word:
         return [part for part in split(value) if part != ";"]
-    if _VARIABLE.fullmatch(word) and value != word and value.startswith("-") and " " in value:
+    if VARIABLE.fullmatch(word) and value != word and value.startswith("-") and " " in value:
         return [part for part in split(value) if part != ";"]
     return [value]
-
-
-def expanded(word: str, env: Mapping[str, str]) -> str:
-    """
-    Return a *word* of a command with the variables of *env* and the defaults of ``${NAME:-DEFAULT}``. Other variables
-    stay unchanged.
-    """
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1] or found[3]
-        return env.get(name, found[2] if found[2] is not None else found[0])
-
-    return _SUM.sub(lambda found: _computed(found, env), _VARIABLE.sub(value, word))
-
-
-def _computed(found: re.Match[str], env: Mapping[str, str]) -> str:
-    """Return the number of an expression such as ``$((32*1024))``; the text unchanged if it has no number."""
-    try:
-        return str(_worth(ast.parse(found[1].strip(), mode="eval").body, env))
-    except (ArithmeticError, KeyError, MemoryError, RecursionError, SyntaxError, ValueError):
-        return found[0]
-
-
-def _worth(node: ast.expr, env: Mapping[str, str]) -> int:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
-    if isinstance(node, ast.Name):
-        return int(env[node.id])
-    if isinstance(node, ast.BinOp) and (sign := _SIGNS.get(type(node.op))):
-        return sign(_worth(node.left, env), _worth(node.right, env))
-    raise ValueError("must be an arithmetic expression of numbers and variables")
-
-
-def commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the simple commands of a command line that was split into words."""
-    simple: list[str] = []
-    skipped = False
-    for word in words:
-        if skipped or _REDIRECTED.fullmatch(word):
-            skipped = not skipped and word.endswith((">", "<"))
-        elif word in _BREAK:
-            yield simple
-            simple = []
-        elif word.endswith(";") and len(word) > 1:
-            yield [*simple, word[:-1]]
-            simple = []
-        else:
-            simple.append(word)
-    yield simple
-
-
-def split(script: str) -> list[str]:
-    """Return the words of a script: a line ends a command, a backslash continues it, comments are dropped."""
-    words: list[str] = []
-    for line in _lines(script):
-        try:
-            words += [*shlex.split(line, comments=True), ";"]
-        except ValueError:  # a quote that is closed on another line
-            words += [*line.split(), ";"]
-    return words
-
-
-def _lines(script: str) -> list[str]:
-    """Return the lines of a script with their continuations. As in a shell, a backslash before a blank continues nothing."""
-    joined = re.sub(r"\\\r?\n", " ", _PROMPT.sub("", script))
-    listed = _ARRAY.sub(_one_word, joined)
-    return _SUM.sub(lambda found: found[0].replace(" ", ""), listed).splitlines()
-
-
-def _one_word(found: re.Match[str]) -> str:
-    """Return an array of Bash as the assignment of one text, which is split where it is used."""
-    items = " ".join(re.sub(r"(?:^|\s)#[^\n]*", "", line).strip() for line in found[3].splitlines())
-    before = f"${{{found[1]}:-}} " if found[2] else ""
-    return f"{found[1]}={shlex.quote(before + items)}"
 
 
 def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
@@ -259,6 +168,8 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
         container = _container_options(name, after)
         if container is not None:
             return _docker(container)
+        if name in ("kubectl", "oc") and after[:1] == ["run"]:
+            return _pod(after[1:], env)
         if name in _SHELLS and (script := _script(after)) is not None:
             return find(split(script), env)
         if (found := _program(word, name, after)) is not None:
@@ -303,6 +214,18 @@ def _script(words: Sequence[str]) -> str | None:
         if re.fullmatch(r"-[a-z]*c", word):
             return words[index + 1]
     return None
+
+
+def _pod(words: Sequence[str], env: Mapping[str, str]) -> Start | None:
+    """Return the engine start in ``kubectl run NAME --image=IMAGE -- WORDS``; None if there is none."""
+    options, command = list(words), list[str]()
+    if "--" in options:
+        at = options.index("--")
+        options, command = options[:at], options[at + 1 :]
+    glued = next((each.partition("=")[2] for each in options if each.startswith("--image=")), "")
+    image = glued or next((after for each, after in pairwise(options) if each == "--image"), "")
+    first, rest = (command[:1], command[1:]) if "--command" in options else ([], command)
+    return in_image(image, first, rest, env) if image else None
 
 
 _ONE_WORD = re.compile(

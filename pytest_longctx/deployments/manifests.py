@@ -1,4 +1,4 @@
-"""Find engine starts in files: a compose file, or any Kubernetes object with a Pod, in YAML or JSON."""
+"""Find engine starts in files: a compose file, a task of SkyPilot, or any Kubernetes object with a Pod, in YAML or JSON."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_longctx import paths, toml
-from pytest_longctx.deployments.command import Start, count_of, expanded, in_image, size_bytes
+from pytest_longctx.deployments.command import Start, count_of, find_all, in_image, size_bytes
+from pytest_longctx.deployments.script import expanded, split
 from pytest_longctx.errors import UsageError
 
 _DEVICES = ("nvidia.com/gpu", "amd.com/gpu", "aws.amazon.com/neuron", "habana.ai/gaudi")
@@ -66,7 +67,7 @@ def _yaml(path: Path, text: str) -> list[Any]:
 
 def starts(documents: Sequence[Any], where: str) -> list[Start]:
     """
-    Return every engine start in *documents*: of each service of a compose file, and each container of each Pod.
+    Return every engine start in *documents*: of each service of a compose file, each container of each Pod, and each task.
 
     Raises `UsageError` for a field with a value of a wrong kind.
     """
@@ -79,12 +80,57 @@ def starts(documents: Sequence[Any], where: str) -> list[Start]:
 
 def _starts(documents: Sequence[Any], where: str) -> list[Start]:
     found: list[Start] = []
+    maps = dict(_maps(documents))
     for document in documents:
         if isinstance(document, Mapping) and isinstance(document.get("services"), Mapping):
             found += _compose(document["services"], where)
+        elif isinstance(document, Mapping) and isinstance(document.get("run"), str) and "resources" in document:
+            found += _task(document, where)
         else:
-            found += _objects(document, where)
+            found += _objects(document, where, maps)
     return found
+
+
+_FORMS: Mapping[str, str] = {
+    "InferenceService": "KServe's InferenceService",
+    "LLMInferenceService": "KServe's LLMInferenceService",
+    "RayService": "KubeRay's RayService",
+    "DynamoGraphDeployment": "Dynamo's DynamoGraphDeployment",
+    "servingEngineSpec": "values of vLLM's production stack",
+    "modelArtifacts": "values of llm-d's charts",
+    "applications": "a file of Ray Serve",
+}
+"""Documents in which a platform says what it starts in its own words, by their kind or a key."""
+
+
+def form(documents: Sequence[Any]) -> str | None:
+    """Return what the first of *documents* is, if a platform starts engines from it by rules of its own; None if not known."""
+    tables = (each for each in documents if isinstance(each, Mapping))
+    return next(
+        (_FORMS[word] for each in tables for word in (str(each.get("kind")), *map(str, each)) if word in _FORMS), None
+    )
+
+
+# SkyPilot.
+
+
+def _task(task: Mapping[str, Any], where: str) -> Iterator[Start]:
+    """Return the engine starts in the script of a task of SkyPilot, on the devices that the task asks for."""
+    asked = _at(task, "resources").get("accelerators")
+    listed = asked.items() if isinstance(asked, Mapping) else [str(asked or "").partition(":")[::2]]
+    (kind, number), *others = listed or [("", "")]
+    count = None if others or not kind else count_of(number or 1)
+    env = _variables(task.get("envs"))
+    if count is not None:
+        env["SKYPILOT_NUM_GPUS_PER_NODE"] = str(count)
+    for start in find_all(split(task["run"]), env):
+        yield replace(
+            start,
+            where=where,
+            gpus=count,
+            kind=str(kind) if count else None,
+            nodes=count_of(task.get("num_nodes")) or 1,
+        )
 
 
 # Compose.
@@ -148,11 +194,24 @@ def _reserved(devices: Any) -> int | None:
 # Kubernetes.
 
 
-def _objects(node: Any, where: str, name: str = "", nodes: int = 1) -> Iterator[Start]:
+Maps = Mapping[str, Mapping[str, str]]
+"""Data of each ConfigMap of a file, by name."""
+
+
+def _maps(node: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """Return the name and the data of each ConfigMap of a file, also of those in a List."""
+    for each in node if isinstance(node, list | tuple) else [node]:
+        if isinstance(each, Mapping) and each.get("kind") == "ConfigMap":
+            yield str(_at(each, "metadata").get("name")), _variables(each.get("data"))
+        elif isinstance(each, Mapping) and isinstance(each.get("items"), list):
+            yield from _maps(each["items"])
+
+
+def _objects(node: Any, where: str, maps: Maps, name: str = "", nodes: int = 1) -> Iterator[Start]:
     """Yield the engine starts in every Pod of the Kubernetes object *node*. A LeaderWorkerSet counts once, by its leader."""
     if isinstance(node, list):
         for each in node:
-            yield from _objects(each, where, name, nodes)
+            yield from _objects(each, where, maps, name, nodes)
     if not isinstance(node, Mapping):
         return
     said = _at(node, "metadata").get("name")
@@ -160,21 +219,23 @@ def _objects(node: Any, where: str, name: str = "", nodes: int = 1) -> Iterator[
     if isinstance(group := node.get("leaderWorkerTemplate"), Mapping):
         size = group.get("size")
         many = size if isinstance(size, int) and size > 0 else 1
-        parts = [list(_objects(group.get(key), where, name, many)) for key in ("leaderTemplate", "workerTemplate")]
+        parts = [
+            list(_objects(group.get(key), where, maps, name, many)) for key in ("leaderTemplate", "workerTemplate")
+        ]
         yield from next((part for part in parts if part), [])
         return
     if isinstance(node.get("containers"), list):
-        yield from (replace(start, nodes=nodes) for start in _pod(node, f"{where}, {name}" if name else where))
+        yield from (replace(start, nodes=nodes) for start in _pod(node, f"{where}, {name}" if name else where, maps))
         return
     for each in node.values():
-        yield from _objects(each, where, name, nodes)
+        yield from _objects(each, where, maps, name, nodes)
 
 
-def _pod(spec: Mapping[str, Any], where: str) -> Iterator[Start]:
+def _pod(spec: Mapping[str, Any], where: str, maps: Maps) -> Iterator[Start]:
     for box in spec["containers"]:
         if not isinstance(box, Mapping):
             continue
-        env = _pod_variables(box.get("env"))
+        env = _pod_variables(box, maps)
         first, command = (_in_pod(box.get(key), env) for key in ("command", "args"))
         start = in_image(str(box.get("image", "")), first, command, env)
         if start is None:
@@ -200,9 +261,22 @@ def _quantity(value: Any) -> float | None:
     return float(found[1]) * (1024.0 if found[3] else 1000.0) ** " KMGTP".index(found[2].upper() or " ")
 
 
-def _pod_variables(value: Any) -> dict[str, str]:
-    rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
-    return {str(row.get("name")): str(row["value"]) for row in rows if row.get("value") is not None}
+def _pod_variables(box: Mapping[str, Any], maps: Maps) -> dict[str, str]:
+    """Return the variables of a container: its own, and those from ConfigMaps of the same file."""
+    found: dict[str, str] = {}
+    for row in _rows(box.get("envFrom")):
+        prefix, data = str(row.get("prefix") or ""), maps.get(str(_at(row, "configMapRef").get("name")), {})
+        found |= {prefix + name: value for name, value in data.items()}
+    for row in _rows(box.get("env")):
+        at = _at(row, "valueFrom", "configMapKeyRef")
+        value = maps.get(str(at.get("name")), {}).get(str(at.get("key"))) if at else row.get("value")
+        if value is not None:
+            found[str(row.get("name"))] = str(value)
+    return found
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]]:
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
 
 
 def _in_pod(value: Any, env: Mapping[str, str]) -> list[str]:

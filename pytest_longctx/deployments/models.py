@@ -142,7 +142,9 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
 def read_json(path: Path) -> Any:
     """Return the content of a model's JSON file at *path*, or `NotUnderstood` if the file is not JSON."""
     try:
-        return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
+        return json.loads(
+            toml.bytes_of(path, _CONFIG_BYTES).decode("utf-8")
+        )  # as engines do: no other encoding, no mark
     except (OSError, ValueError, RecursionError) as problem:
         return NotUnderstood(path.name, f"not valid JSON ({type(problem).__name__}: {problem})"[:300])
 

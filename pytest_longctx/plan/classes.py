@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
 from pytest_longctx.backends import architectures, versions
 from pytest_longctx.backends.architectures import Lacking, Model
 from pytest_longctx.backends.versions import EngineVersion
+from pytest_longctx.backends.vllm.settings import OF_QWEN_2
 from pytest_longctx.plan.planned_server import NEWEST, Asked
 from pytest_longctx.shapes import ModelShape
 
@@ -21,6 +23,8 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     """
     if not isinstance(asked.config, Mapping) or kind.startswith(("trn", "inf")):
         return None  # a Neuron device has its own list of models
+    if found := _windows(asked.engine, asked.config, whole):
+        return found
     model = architectures.model_of(asked.config, keeps_state=bool(whole and whole.states))
     if model is None:
         return None
@@ -28,6 +32,18 @@ def lacking(asked: Asked, whole: ModelShape | None, kind: str) -> Lacking | None
     if found is not None and asked.said.startswith(NEWEST):
         return found._replace(certain=False)
     return found
+
+
+def _windows(engine: str, config: Mapping[str, Any], whole: ModelShape | None) -> Lacking | None:
+    """Return vLLM's refusal of a Qwen in which some layers have a window and ``max_window_layers`` is another number."""
+    if engine != "vllm" or whole is None or whole.model_type not in OF_QWEN_2:
+        return None
+    text = config.get("text_config")
+    first = {**config, **(text if isinstance(text, Mapping) else {})}.get("max_window_layers")
+    if len({cache.window > 0 for cache, _ in whole.attentions}) < 2 or first == whole.layers:
+        return None
+    said = f"some layers of config.json have a window, and vLLM's class takes that only if max_window_layers is {whole.layers}"
+    return Lacking(certain=True, said=said, phase="load")
 
 
 def _by_version(asked: Asked, model: Model) -> Lacking | None:

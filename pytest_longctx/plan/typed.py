@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_longctx.backends.flags import human_int
-from pytest_longctx.deployments import command, deployment, expected_times, manifests, recipes, roofline
+from pytest_longctx.deployments import command, deployment, expected_times, manifests, recipes, roofline, script
 from pytest_longctx.deployments.command import Start
 from pytest_longctx.deployments.expected_times import Span
 from pytest_longctx.deployments.shape import Shape
@@ -78,7 +78,7 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
     if len(words) == 1 and ((path.suffix in _FILES and " " not in words[0]) or _is_file(path)):
         return list(_of_file(path, options))
     # One word with spaces is a whole command in quotes.
-    split = command.split(words[0]) if len(words) == 1 else words
+    split = script.split(words[0]) if len(words) == 1 else words
     return [_of_start(start, options) for start in command.starts(split)]
 
 
@@ -103,9 +103,11 @@ def _of_file(path: Path, options: Options) -> Iterator[Planned]:
         return
     many = manifests.starts(found, str(path))
     if not many:
+        form = manifests.form(found)
         raise UsageError(
-            f"{path}: it does not start vLLM or SGLang\n"
-            "  known    a compose file, a Pod or any object that holds one, a recipe of vLLM, a deployment in TOML\n"
+            f"{path}: {f'the plan does not read {form}' if form else 'it does not start vLLM or SGLang'}\n"
+            "  known    a compose file, a Pod or any object that holds one, a task of SkyPilot, a recipe of vLLM,\n"
+            "           a deployment in TOML\n"
             "  try      longctx plan --hardware HARDWARE -- COMMAND"
         )
     for start in many:

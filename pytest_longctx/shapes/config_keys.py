@@ -67,7 +67,7 @@ HARMLESS = frozenset(
     rope_attention_scaling no_rope_layers no_rope_layer_interval use_attn_temp layer_norm_fp32 for_llm_compressor
     dual_chunk_attention_config interpolate_factor kv_channels_scaling hc_eps hc_sinkhorn_iters block_configs_version
     activation_situ_beta activation_situ_linear_beta latent_moe_use_norm quantization_config compression_config
-    use_kernels attention_chunk_size_hint output_router_logits num_labels pooler_type rwkv_rescale_every rescale_every
+    use_kernels attention_chunk_size_hint output_router_logits num_labels _num_labels pooler_type rwkv_rescale_every rescale_every
     mtp_use_dedicated_embeddings mtp_share_layers deepstack_visual_indexes zero_init_residual disable_ngram_loss
     index_share_for_mtp_iteration num_image_tokens
     layer_rope_theta embedding_initializer_range use_moe need_fp32_gate zero_centered yarn_only_types norm_expert_weight

@@ -48,6 +48,7 @@ TEXT_OF: Mapping[str, str] = MappingProxyType(
         "voxtral": "llama",
         "qwen2_audio": "qwen2",
         "paligemma": "gemma",
+        "paddleocr_vl": "paddleocr_vl_text",
         "step3p7": "step3p7",
         "glm5_next": "glm5_next_text",
         "qwen4_exp": "qwen4_exp_text",

@@ -15,13 +15,22 @@ def read_scheme(k: Keys) -> Scheme:
     q = k.table("quantization_config") or k.table("compression_config")
     if q is None:
         return PLAIN_SCHEME
-    method = q.word("quant_method") or ("modelopt" if q.has("quant_algo") or q.has("quantization") else None)
+    method = q.word("quant_method") or ("modelopt" if _older_modelopt(q) else None)
     if method is None:
-        raise q.refuse("quant_method", "this key is missing")
+        algorithm = q.word("quant_algo")  # vLLM takes such a table for no quantisation, and the weights for 16 bits
+        raise q.refuse("quant_method", f"this key is missing{f' beside quant_algo {algorithm}' if algorithm else ''}")
     reader = METHODS.get(method.lower().replace("-", "_"))
     if reader is None:
         raise q.refuse("quant_method", f"unknown quantisation method: {shown(method)}")
     return reader(q)
+
+
+def _older_modelopt(q: Keys) -> bool:
+    """Whether the table is ModelOpt's older one, which vLLM knows by its producer or by a key."""
+    producer, inner = q.table("producer"), q.table("quantization")
+    if inner is None:
+        return False
+    return (producer is not None and producer.word("name") == "modelopt") or inner.has("modelopt_quant_config")
 
 
 def with_experts(scheme: Scheme, k: Keys) -> Scheme:

@@ -320,6 +320,7 @@ _JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
     **dict.fromkeys((*_GLM4V, "glm5_next"), _glm_join),
     **dict.fromkeys(("ernie4_5_vl_moe", "ernie4_5_moe_vl"), _ernie_join),
     "qwen2_vl": _qwen2_join,
+    "paddleocr_vl": lambda _, merged, text_hidden: merged * (merged + text_hidden),
 }
 """Parameters of the projection behind an encoder, by the type of the whole, from the width of merged patches and of the text."""
 

@@ -25,7 +25,7 @@ from pytest_longctx.client.event_stream import EventParser
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.json_values import count_of, json_of
 from pytest_longctx.client.request import StreamedRequest
-from pytest_longctx.deployments import command
+from pytest_longctx.deployments import script
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.diagnosis.diagnose import Evidence, assess
@@ -199,7 +199,7 @@ def config(raw: bytes) -> None:
 
 
 def planned(raw: bytes) -> None:
-    words = command.split(text_of(raw).replace("\0", ""))
+    words = script.split(text_of(raw).replace("\0", ""))
     silently("plan", "--hardware=8xH100", "--", *(words or [""]))
 
 

@@ -288,6 +288,21 @@ def _samples_with_flashinfer(deployment: Deployment) -> bool:
     return deployment.image is not None if said is None else said == "1"
 
 
+OF_QWEN_2 = frozenset(
+    {"qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "qwen3", "qwen3_vl_text", "mimo"}
+)
+"""Model types whose class in vLLM extends that of Qwen 2 (``models/qwen2.py``)."""
+_ONE_WINDOW = OF_QWEN_2 | {
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_vl_moe_text",
+    "qwen3_omni_moe_text",
+    "mixtral",
+    "starcoder2",
+}
+"""Model types whose class in vLLM has one window for all layers, or none, whatever kinds the config lists (0.32.0)."""
+
+
 def unlaid(deployment: Deployment, shape: Shape) -> str:
     """Return the setting or key for which vLLM's pages of *shape* are unknown; empty if they are known."""
     model, flags = shape.whole, deployment.flags
@@ -299,7 +314,9 @@ def unlaid(deployment: Deployment, shape: Shape) -> str:
     unsaid = flags.get("kv-cache-dtype", "auto") == "auto"
     kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_ON_REQUEST)
     mode = flags.get("mamba-cache-mode", "none")
+    some = model.model_type in _ONE_WINDOW and len({cache.window > 0 for cache, _ in model.attentions}) > 1
     checks = {
+        f"windows of some layers of {model.model_type}: vLLM has one for all, or none": some,
         f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it": latents
         and model.model_type not in LATENTS,
         "index_topk before 0.25: the bytes of --kv-cache-dtype auto are unknown; give a value": sparse

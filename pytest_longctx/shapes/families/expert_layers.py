@@ -174,6 +174,9 @@ def _phimoe(k: Keys) -> Body:
 
 
 def _exaone_moe(k: Keys) -> Body:
+    """K-EXAONE: dense layers are listed, or counted at the start; some of its files write the number twice."""
+    if k.has("first_last_k_dense_replace") and k.raw("first_last_k_dense_replace") != k.raw("first_k_dense_replace"):
+        raise k.refuse("first_last_k_dense_replace", "the value differs from first_k_dense_replace")
     return Decoder(
         qk_norm="head",
         attends=windows.every("sliding_window_pattern", 4),

@@ -47,6 +47,8 @@ def _opt(k: Keys) -> Body:
         k.count("word_embed_proj_dim", default=hidden),
         k.flag("layer_norm_elementwise_affine", default=True),
     )
+    if not k.flag("learned_embeddings", default=True):  # a key of Galactica's files, which the class does not have
+        raise k.refuse("learned_embeddings", "the model class supports only learned positions")
     norms, before = 2 if affine else 0, k.flag("do_layer_norm_before", default=True)
     final = 2 * hidden if before and affine and not k.flag("_remove_final_layer_norm") else 0
     tensors = (

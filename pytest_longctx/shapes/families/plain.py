@@ -161,6 +161,12 @@ def _biases_behind(_: Keys, b: Basics) -> tuple[Tensor, ...]:
     return (Tensor("self_attn.o_proj.bias", b.hidden), Tensor("mlp.down_proj.bias", b.hidden))
 
 
+def _glm4v(k: Keys) -> Body:
+    """Read GLM-4.1V and 4.6V: queries, keys and values have a bias, whatever ``attention_bias`` says."""
+    k.raw("attention_bias")
+    return Decoder(qkv_bias=True, norms=4)(k)
+
+
 _EXAONE4 = Decoder(qk_norm="head", attends=windows.every("sliding_window_pattern", 4))
 
 PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
@@ -173,6 +179,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "cwm": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=windows.first_of(4)),
         "seed_oss": Decoder("attention_bias", "attention_out_bias", "mlp_bias"),
         "ernie4_5": _ernie,
+        "paddleocr_vl_text": Decoder("use_bias", "use_bias", "use_bias"),
         "telechat": _telechat,
         "solar": _solar,
         "iquestcoder": LLAMA,
@@ -231,7 +238,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "cohere2": _cohere2,
         "glm": Decoder(qkv_bias="attention_bias"),
         "glm4": Decoder(qkv_bias="attention_bias", norms=4),
-        "glm4v_text": Decoder(qkv_bias=True, norms=4),
+        "glm4v_text": _glm4v,
         "hunyuan_v1_dense": _hunyuan_dense,
         "jais2": Decoder(qkv_bias=True, o_bias=True, mlp_bias=True, gated=False, norm_bias=True),
         "nanochat": Decoder("attention_bias", "attention_bias", gated=False, norms=0, final_norm=False),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.deployments import command
+from pytest_longctx.deployments.script import split
 from pytest_longctx.errors import UsageError
 
 
@@ -100,12 +101,29 @@ def test_any_words_are_a_start_or_a_refusal(words):
         ("vllm serve M \\\n  -tp 4", "M -tp 4"),
         ("vllm serve M \\\r\n  -tp 4", "M -tp 4"),
         ("vllm serve M \\ \n  -tp 4", "M ' '"),
+        ("vllm serve M `\n  -tp 4 `\r\n  -pp 2", "M -tp 4 -pp 2"),
+        ("vllm serve M ^\n  -tp 4", "M -tp 4"),
+        ("X=`date`\nvllm serve M `\n  -tp 4", "M '`'"),
+        ('["vllm", "serve", "M", "-tp", "4"]', "M -tp 4"),
+        ('["sh", "-c", "vllm serve M -tp 4"]', "M -tp 4"),
+        ("[ -d /models ] && vllm serve M", "M"),
+        ("kubectl run v --image=vllm/vllm-openai:v0.25.1 -- M -tp 4", "M -tp 4"),
+        ("oc run v --image vllm/vllm-openai --command -- vllm serve M -tp 4", "M -tp 4"),
+        ("podman run registry.redhat.io/rhaiis/vllm-cuda-rhel9:3.2.2 --model M", "--model M"),
+        ("docker run quay.io/x/odh-vllm-rocm-rhel9 --model M", "--model M"),
     ],
 )
 def test_a_pasted_script_is_read_as_bash_reads_it(script, words):
-    assert command.of_words(command.split(script)).words == tuple(shlex.split(words))
+    assert command.of_words(split(script)).words == tuple(shlex.split(words))
 
 
 @given(st.text("()$[]{}@*=+-/ \n\\#A1'\"", max_size=60))
 def test_any_script_is_split(script):
-    assert command.find([*command.split(script), ";", "vllm", "serve", "M"]) is not None or ";" not in script
+    assert command.find([*split(script), ";", "vllm", "serve", "M"]) is not None or ";" not in script
+
+
+@pytest.mark.parametrize(
+    "words", ["kubectl run v", "kubectl run v --image=nginx -- -tp 4", "kubectl get pods", "oc run v --image=nginx"]
+)
+def test_a_pod_of_another_image_starts_no_engine(words):
+    assert command.find(words.split()) is None

@@ -112,7 +112,11 @@ ANY = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["services", "spec", "containers", "image", "command", "env", "resources", "limits", "volumes"]
+                [
+                    *("services", "spec", "containers", "image", "command", "env", "resources", "limits", "volumes"),
+                    *("kind", "items", "data", "envFrom", "configMapRef", "valueFrom", "configMapKeyRef", "name"),
+                    *("run", "accelerators", "envs", "num_nodes"),
+                ]
             ),
             inner,
             max_size=4,
@@ -125,6 +129,71 @@ ANY = st.recursive(
 @given(ANY)
 def test_any_document_has_some_starts_or_none(document):
     assert isinstance(manifests.starts([document], "file"), list)
+    assert manifests.form([document]) is None or isinstance(document, dict)
+
+
+TASK = {
+    "resources": {"accelerators": "H100:4"},
+    "envs": {"M": "model"},
+    "run": "vllm serve $M -tp $SKYPILOT_NUM_GPUS_PER_NODE",
+}
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "words", "gpus", "kind"),
+    [
+        ("H100:4", "model -tp 4", 4, "H100"),
+        ({"A100-80GB": 8}, "model -tp 8", 8, "A100-80GB"),
+        ("H200", "model -tp 1", 1, "H200"),
+        (["H100:4", "H200:4"], "model -tp $SKYPILOT_NUM_GPUS_PER_NODE", None, None),
+        ({"H100": 4, "H200": 2}, "model -tp $SKYPILOT_NUM_GPUS_PER_NODE", None, None),
+        (None, "model -tp $SKYPILOT_NUM_GPUS_PER_NODE", None, None),
+        ({}, "model -tp $SKYPILOT_NUM_GPUS_PER_NODE", None, None),
+    ],
+)
+def test_a_task_of_skypilot_starts_what_its_script_starts(accelerators, words, gpus, kind):
+    (start,) = manifests.starts([{**TASK, "resources": {"accelerators": accelerators}}], "task.yaml")
+    assert (" ".join(start.words), start.gpus, start.kind, start.nodes) == (words, gpus, kind, 1)
+    (two,) = manifests.starts([{**TASK, "num_nodes": 2}], "task.yaml")
+    assert two.nodes == 2
+
+
+def _pod(**box):
+    return {
+        "kind": "Pod",
+        "spec": {"containers": [{"image": "vllm/vllm-openai", "args": ["M", "-tp", "$(TP)"], **box}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("box", "count"),
+    [
+        ({"envFrom": [{"configMapRef": {"name": "sizes"}}]}, "2"),
+        ({"env": [{"name": "TP", "valueFrom": {"configMapKeyRef": {"name": "sizes", "key": "TP"}}}]}, "2"),
+        ({"envFrom": [{"configMapRef": {"name": "sizes"}}], "env": [{"name": "TP", "value": "8"}]}, "8"),
+        ({"envFrom": [{"prefix": "X_", "configMapRef": {"name": "sizes"}}]}, "$(TP)"),
+        ({"envFrom": [{"configMapRef": {"name": "others"}}]}, "$(TP)"),
+        ({"env": [{"name": "TP", "valueFrom": {"secretKeyRef": {"name": "sizes", "key": "TP"}}}]}, "$(TP)"),
+    ],
+)
+def test_variables_of_a_configmap_of_the_same_file_are_known(box, count):
+    sizes = {"kind": "ConfigMap", "metadata": {"name": "sizes"}, "data": {"TP": "2"}}
+    for documents in ([sizes, _pod(**box)], [_pod(**box), {"kind": "List", "items": [sizes]}]):
+        (start,) = manifests.starts(documents, "file")
+        assert start.words == ("M", "-tp", count)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"kind": "InferenceService"}, "KServe's InferenceService"),
+        ({"servingEngineSpec": {}}, "values of vLLM's production stack"),
+        ({"kind": "Service"}, None),
+        ("vllm", None),
+    ],
+)
+def test_a_file_that_a_platform_reads_by_its_own_rules_is_named(document, said):
+    assert manifests.form([document]) == said
 
 
 RECIPE = {

@@ -197,3 +197,13 @@ def test_what_mixes_streams_is_never_packed() -> None:
     assert size({**config, "hc_mult": 8}, {"quant_method": "fp8"}) - size(
         config, {"quant_method": "fp8"}
     ) == pytest.approx(size({**config, "hc_mult": 8}, None) - size(config, None))
+
+
+@pytest.mark.parametrize("producer", [None, {"name": "someone"}, {}])
+def test_a_table_that_vllm_takes_for_no_quantisation_is_refused(producer: object) -> None:
+    table = {"producer": producer, "quantization": {"quant_algo": "FP8"}}
+    refused = read({**LLAMA_8B, "quantization_config": table})
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == "quantization_config.quant_method"
+    told = size(LLAMA_8B, {**table, "producer": {"name": "modelopt"}})
+    assert told == size(LLAMA_8B, {**table, "quant_method": "modelopt"})
