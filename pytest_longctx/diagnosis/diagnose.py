@@ -341,7 +341,9 @@ def _idle(reading: LogReader) -> Diagnosis | None:
     """Return the diagnosis of a ready server that does no work for its requests; None for any other."""
     if reading.boot.answers_nothing:
         return _only_refusals(reading)
-    return _unscheduled(reading) if reading.boot.idle_with_requests >= _SEVERAL else _retrying(reading)
+    if reading.boot.idle_with_requests >= _SEVERAL:
+        return _unscheduled(reading)
+    return (_asserted(reading) if engine_error.stopped_in_a_step(reading.boot) else None) or _retrying(reading)
 
 
 def _retrying(reading: LogReader) -> Diagnosis | None:

@@ -27,7 +27,7 @@ REMEDY: Final = (
 _NATIVE: Final = re.compile(
     r"\bGGML_ASSERT\(|\bGGML_ABORT\b|: Assertion [`'].*' failed|\bAssertion fail(?:ed|ure)?: |\bCheck failed: |TLLM_CHECK"
     r"|\bAssertion error (?:\(|\S+:\d)|\bINTERNAL ASSERT FAILED\b"
-    r"|/ggml[\w/.-]*\.(?:c|cpp|cu|cuh|m|h):\d+: (?!\S+ (?:error|[Ff]ailure)\b)"
+    r"|/ggml[\w/.-]*\.(?:c|cpp|cu|cuh|m|h):\d+: (?!(?!fatal )\S+ (?:error|[Ff]ailure)\b)"
 )
 """Messages of an engine's native code about a failed check."""
 _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
@@ -131,6 +131,16 @@ def engine_error(boot: Boot) -> tuple[Kind, str] | None:
     """
     said = _failed_check(boot)
     return _exception(boot) if said is None else (_part_of(said), said)
+
+
+def stopped_in_a_step(boot: Boot) -> bool:
+    """
+    Whether a step of the engine failed in *boot*, by the frames of an exception that nothing caught, and no line after it
+    shows work on a request.
+    """
+    errors = boot.errors
+    in_a_step = any(_COMPUTING.search(line) for line in errors.before)
+    return in_a_step and errors.ended_at > max(boot.worked_at, boot.served_at or 0)
 
 
 def _failed_check(boot: Boot) -> str | None:

@@ -62,7 +62,8 @@ def phase_of(reading: LogReader, found: Failure) -> Phase:
     After the boot, the server works on a request. A log without facts of a boot may begin late; then the phase is unknown.
     """
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
-    return when(found.phase, told=placed or reading.boot.told)
+    beside = found.signature.root and not placed  # a line of the kernel, which knows no phase of the server
+    return when(reading.boot.reached if beside else found.phase, told=placed or reading.boot.told)
 
 
 def when(reached: Phase, *, told: bool) -> Phase:

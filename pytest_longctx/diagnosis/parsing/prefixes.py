@@ -46,7 +46,8 @@ _PREFIXES: Final = tuple(
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
         "dated": rf"(?P<level>{_LEVEL}):{_STAMP}:(?P<where>[\w.]+:\d+): ",
         "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
-        "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler(?: [^)]*)?)\) ?",
+        "tag": r" ?\((?P<process>(?:[\w.:-]+(?: (?:rank=|[A-Z]{2,4})\d+)*,? pid=\d+(?:, ip=[\d.]+)?)"
+        r"|raylet|autoscaler(?: [^)]*)?)\) ?",
         "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
         "zerolog relay": r"\d{1,2}:\d\d[AP]M DBG GRPC\([^)]*\): std(?:err|out) ",
         "zerolog": r"(?P<time>\d{1,2}:\d\d[AP]M) (?P<level>TRC|DBG|INF|WRN|ERR|FTL|PNC) ",

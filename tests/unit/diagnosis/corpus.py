@@ -63,7 +63,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "fabric-not-ready": ("fabric-manager",),
     "gpu-feature-unsupported": ("memory-not-told", "no-kernel-for-this-gpu", "operation-not-supported"),
     "graph-capture": ("ascend-capture", "captured-event", "stream-capture"),
-    "illegal-instruction": ("illegal-instruction",),
+    "illegal-instruction": ("illegal-instruction", "kernel-invalid-opcode"),
     "kernel-resources": ("kernel-resources",),
     "no-device": ("no-device",),
     "quant-no-device": ("quantisation-no-device",),
