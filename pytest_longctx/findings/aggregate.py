@@ -5,7 +5,7 @@ from dataclasses import replace
 from statistics import median
 from types import MappingProxyType
 
-from pytest_longctx.deployments import ttft_law
+from pytest_longctx.findings import ttft_law
 from pytest_longctx.observation import Observation
 
 _Pick = Callable[[Sequence[float], float], float]

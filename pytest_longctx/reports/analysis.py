@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final, NamedTuple
 
-from pytest_longctx.deployments.ttft_law import Law, fit
+from pytest_longctx.findings.ttft_law import Law, fit
 from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
 from pytest_longctx.reports.results import Results
 

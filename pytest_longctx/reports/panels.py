@@ -8,7 +8,7 @@ position, boots and requests over time, and gauges of servers and devices.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_longctx.deployments.ttft_law import Law
+from pytest_longctx.findings.ttft_law import Law
 from pytest_longctx.reports import analysis
 from pytest_longctx.reports.analysis import LengthPoint
 from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Part, Segment, Series, Table

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx import paths, plan
-from pytest_longctx.deployments import ttft_law
 from pytest_longctx.deployments.deployment import load_all
 from pytest_longctx.deployments.shape import known
+from pytest_longctx.findings import ttft_law
 from pytest_longctx.findings.claims import largest_value
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.reports.documents import claims

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.deployments import ttft_law
+from pytest_longctx.findings import ttft_law
 from pytest_longctx.reports import analysis, results
 
 RESULTS = Path(__file__).parents[3] / "docs/results"
