@@ -395,7 +395,5 @@ def _ended(
         return Diagnosis(kind, "dies", phase, cause, remedy, confidence, None, sizes or {}, tuple(evidence))
     seen = (f"log: {found.line}", *evidence)
     merged = {**found.metrics, **(sizes or {})}
-    known = found.signature
-    return Diagnosis(
-        kind, known.outcome, named_cause.phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen
-    )
+    known, phase = found.signature, named_cause.phase_of(reading, found)
+    return Diagnosis(kind, known.outcome, phase, cause, remedy, confidence, known.id, merged, seen)
