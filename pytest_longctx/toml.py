@@ -58,7 +58,7 @@ _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _SHOWN: Final = 200
 """Most characters of a key or a value in a message."""
 _MOST_ERRORS: Final = 20
-_DEEPEST: Final = 200
+_DEEPEST_JSON: Final = 200
 """Levels of a value. Python 3.11 parses about 1,000 of JSON and 3.14 about 60,000, more than code can descend into."""
 
 
@@ -70,7 +70,7 @@ def load(path: Path, kind: type[T]) -> T:
 def refuse_deep(value: Any) -> None:
     """Raise `ValueError` if *value* of JSON has more levels than code can descend into."""
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(_DEEPEST_JSON):
         level = [
             each
             for one in level

@@ -210,10 +210,11 @@ class Killing:
         both = {"run", "supervisor"} <= set(hit)
         wait_until(lambda: not self.processes.alive(), self.plan.swept_after_s if both else ORPHANS_S, LOOK_S)
         swept = self._swept() if both else 0
-        gone_s, (verdicts, *problems) = took_s(), self._results(phase, "run" in hit and draw.how is signal.SIGKILL)
-        problems = [*self._left(), *problems, *self._code(code, hit, draw.how)]
-        figures = round(delay_s, 3), hit, draw.how.name, code, round(ended_s, 2), round(gone_s, 2), swept, int(verdicts)
-        return Kill(draw.phase, phase, *figures, tuple(map(str, problems)))
+        gone_s = took_s()
+        verdicts, wrong = self._results(phase, "run" in hit and draw.how is signal.SIGKILL)
+        problems = (*self._left(), *wrong, *self._code(code, hit, draw.how))
+        figures = round(delay_s, 3), hit, draw.how.name, code, round(ended_s, 2), round(gone_s, 2), swept, verdicts
+        return Kill(draw.phase, phase, *figures, problems)
 
     def _swept(self) -> int:
         """End what is left as the next run does; return how many processes there were."""
@@ -235,9 +236,9 @@ class Killing:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     yield f"port {port} accepts connections"
 
-    def _results(self, phase: str, cut: bool) -> Iterator[object]:
+    def _results(self, phase: str, cut: bool) -> tuple[int, list[str]]:
         """
-        Yield the number of verdicts in the results, then what is wrong with them: a test that has ended must be among
+        Return the number of verdicts in the results, and what is wrong with them: a test that has ended must be among
         them, a signal is no verdict, and only a run that was killed lacks the footer.
         """
         early = phase in ("start", "boot")
@@ -245,19 +246,17 @@ class Killing:
             rows = results.begun(self.results)
         except ResultsError as problem:
             empty = not self.results.exists() or not self.results.stat().st_size
-            yield from (0,) if early and cut and empty else (0, problem)
-            return
+            return 0, [] if early and cut and empty else [str(problem)]
         found = [row["verdict"] for row in rows if row["kind"] == "verdict"]
-        yield len(found)
-        if found != ["holds"] and not (early and not found):
-            yield f"verdicts: {found}"
+        wrong = [] if found == ["holds"] or (early and not found) else [f"verdicts: {found}"]
         if not cut and rows[-1]["kind"] != "footer":
-            yield "the results have no footer"
+            wrong.append("the results have no footer")
+        return len(found), wrong
 
     def _code(self, code: int | None, hit: Sequence[str], how: signal.Signals) -> Iterator[str]:
         """A run that got no signal passes, or fails because its engine did; any other exit code is wrong."""
         if "run" in hit:
-            right = {signal.SIGKILL: (-9,), signal.SIGINT: (2,), signal.SIGTERM: (143,)}[how]
+            right: tuple[int, ...] = {signal.SIGKILL: (-9,), signal.SIGINT: (2,), signal.SIGTERM: (143,)}[how]
         else:
             right = (0, 1) if hit else (0,)
         if code not in right:
