@@ -71,7 +71,7 @@ class _Shown:
     wait: int = 0
 
 
-@dataclass
+@dataclass(eq=False)  # pytest 8.4 requires a hash of a plugin
 class WorkerProgress:
     """The controller's plugin: tells workers the folder, and prints what they wrote there."""
 
