@@ -155,4 +155,4 @@ def test_every_plugin_object_has_a_hash():
     hooks = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     hooks = {value for value in hooks if any(name.startswith("pytest_") for name in vars(value))}
     assert {"WorkerProgress", "Recorder", "Deselecting"} <= {value.__name__ for value in hooks}
-    assert [value.__name__ for value in hooks if value.__hash__ is None] == []
+    assert [value.__name__ for value in hooks if getattr(value, "__hash__", None) is None] == []
