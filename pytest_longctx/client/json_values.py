@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any, Final
 
+from pytest_longctx import toml
+
 _DIGITS: Final = 19
 """Digits of a 64-bit integer. Python refuses to parse more than 4,300, and a float holds at most 308."""
 _LARGEST: Final = 2**53
@@ -15,12 +17,14 @@ def json_of(text: str | bytes) -> Any:
     Return the value of a server's JSON *text*. Raises `ValueError` for all wrong input.
 
     That includes input for which `json.loads` succeeds or raises something else: NaN, infinities, integers of more than
-    19 digits, and nesting deeper than the stack.
+    19 digits, and nesting that is too deep.
     """
     try:
-        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        found = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
+    toml.refuse_deep(found)
+    return found
 
 
 def _integer(digits: str) -> int:

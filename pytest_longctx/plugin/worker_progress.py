@@ -71,7 +71,7 @@ class _Shown:
     wait: int = 0
 
 
-@dataclass
+@dataclass(eq=False)  # pytest 8.4 requires a hash of a plugin
 class WorkerProgress:
     """Plugin of the controller that tells workers their folder, and prints the progress that they write there."""
 

@@ -147,7 +147,8 @@ class Process(Candidate):
         for descriptor in (self._notes, notes):  # neither end may hold up the other
             os.set_blocking(descriptor, False)
         self._ends: tuple[ProcessEnd, ...] = ()
-        command = [sys.executable, "-I", _supervisor.__file__, str(end), str(notes), str(GRACE_S), *recipe.argv]
+        given = (end, notes, self._mark.kept())
+        command = [sys.executable, "-I", _supervisor.__file__, *map(str, given), str(GRACE_S), *recipe.argv]
         private(log)
         with log.open("wb") as out:
             try:
@@ -158,11 +159,11 @@ class Process(Candidate):
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    pass_fds=(end, notes),
+                    pass_fds=given,
                 )
             finally:
-                os.close(end)
-                os.close(notes)
+                for descriptor in given:
+                    os.close(descriptor)
         self.pid = self._supervisor.pid
         self._watch = MemoryWatch()
         self._lines = LogTail(log)

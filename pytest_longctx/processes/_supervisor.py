@@ -2,12 +2,16 @@
 Supervisor: a small parent process that ends a server when its launcher ends.
 
 It runs as a script with the standard library only, so it starts at once and needs no import path: ``python -I
-_supervisor.py FD NOTES GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its
+_supervisor.py FD NOTES KEPT GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its
 end, it ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any
 reason, SIGKILL included. The exit code is the exit code of COMMAND, or 128 + N for signal N.
 
 It writes a line ``PID SIGNAL NAME`` to the pipe NOTES for each descendant that a signal has ended, until it ends them
 itself. Engines often do not log how their workers ended.
+
+It writes a line ``PID START`` to the file KEPT for each descendant, with its start in ticks of the kernel. If the
+supervisor is killed, this is how the remaining processes are found: those that set their title, as vLLM's do, overwrite
+their environment. -1 is no file.
 """
 
 import ctypes
@@ -27,6 +31,8 @@ _LOOK_S = 1.0
 """Interval between looks for new descendants."""
 _MOST_FOLLOWED = 500
 """Descendants whose end is followed. Each takes a descriptor."""
+_STARTED = 19
+"""Field of ``/proc/PID/stat`` after the name: the start, which tells a process from a later one with the same id."""
 _EXIT_STATUS = 49
 """Field of ``/proc/PID/stat`` after the name: the status with which a process ended."""
 _GET_INFO = 0xC040FF0B
@@ -89,6 +95,12 @@ def _stat(pid: int) -> tuple[str, list[bytes]]:
     return "".join(filter(str.isprintable, head.partition(b"(")[2].decode("utf-8", "replace"))), rest.split()
 
 
+def started(pid: int) -> int | None:
+    """Return when process *pid* started, in ticks of the kernel; None if it has ended."""
+    _, fields = _stat(pid)
+    return int(fields[_STARTED]) if fields and fields[0] != b"Z" else None
+
+
 def _status(pid: int, descriptor: int) -> int:
     """
     Return how process *pid* ended, as ``wait`` reports it; 0 also if its parent has already collected it on an old
@@ -107,16 +119,17 @@ def _status(pid: int, descriptor: int) -> int:
 
 
 class Ends:
-    """Record of all descendants, and of those that a signal ended."""
+    """Record of all descendants, kept in a file, and of those that a signal ended."""
 
-    def __init__(self, pipe: int, notes: int) -> None:
-        self._pipe, self._notes = pipe, notes
+    def __init__(self, pipe: int, notes: int, kept: int) -> None:
+        self._pipe, self._notes, self._kept = pipe, notes, kept
         self._poll = select.poll()
         self._poll.register(pipe, select.POLLIN | select.POLLHUP)
         self._followed: dict[int, int] = {}
         """Process ids, by the descriptors that become readable when the processes end."""
         self._names: dict[int, str] = {}
         self._noted: set[int] = set()
+        self._listed: set[tuple[int, int]] = set()
         self._looked_s = -_LOOK_S
 
     def wait(self) -> bool:
@@ -138,6 +151,7 @@ class Ends:
     def _look(self) -> None:
         """Record new descendants, and read the names of all, because engines rename their processes."""
         for pid in set(descendants(os.getpid())).difference(self._followed.values()):
+            self._list(pid)
             if len(self._followed) < _MOST_FOLLOWED:
                 try:
                     descriptor = os.pidfd_open(pid)
@@ -146,6 +160,17 @@ class Ends:
                 self._followed[descriptor] = pid
                 self._poll.register(descriptor, select.POLLIN)
         self._names = {pid: _stat(pid)[0] for pid in self._followed.values()}
+
+    def _list(self, pid: int) -> None:
+        """Add process *pid* to the file, once."""
+        start = started(pid)
+        if start is None or (pid, start) in self._listed:
+            return
+        self._listed.add((pid, start))
+        try:
+            os.write(self._kept, f"{pid} {start}\n".encode())
+        except OSError:  # there is no file, or no space
+            pass
 
     def note(self, pid: int, status: int) -> None:
         """Record process *pid* if a signal ended it."""
@@ -163,8 +188,8 @@ class Ends:
 class Supervisor:
     """Parent process that runs one command and tracks all its descendants."""
 
-    def __init__(self, pipe: int, notes: int, grace_s: float, command: list[str]) -> None:
-        self.ends: Ends | None = Ends(pipe, notes)
+    def __init__(self, ends: Ends, grace_s: float, command: list[str]) -> None:
+        self.ends: Ends | None = ends
         """None once the supervisor ends the descendants itself."""
         self.grace_s = grace_s
         self.status: int | None = None
@@ -239,4 +264,4 @@ class Supervisor:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]).hold())
+    sys.exit(Supervisor(Ends(*map(int, sys.argv[1:4])), float(sys.argv[4]), sys.argv[5:]).hold())

@@ -25,7 +25,8 @@ SAID_AFTER_S: Final = 5.0
 """A wait longer than this is reported."""
 STOPPED_S: Final = 60.0
 """A run gives up waiting for a lock after its holder has been stopped for this long."""
-_NOTE_BYTES: Final = 64
+NOTE_BYTES: Final = 64
+"""Bytes at the beginning of a lock for its holder."""
 
 
 def folder() -> Path:
@@ -91,13 +92,13 @@ def taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     with suppress(OSError):  # a full disk: the lock holds without its note
-        os.pwrite(descriptor, str(os.getpid()).encode().ljust(_NOTE_BYTES), 0)
+        os.pwrite(descriptor, str(os.getpid()).encode().ljust(NOTE_BYTES), 0)
     return True
 
 
 def holder(descriptor: int) -> tuple[str, bool]:
     """Return a description of the process that holds a lock, and whether that process is stopped or cannot be interrupted."""
-    note = os.pread(descriptor, _NOTE_BYTES, 0).strip()
+    note = os.pread(descriptor, NOTE_BYTES, 0).strip()
     return look(int(note)) if note.isdigit() else ("another process", False)
 
 

@@ -87,14 +87,18 @@ def worse_by(measure: str, before: float, after: float) -> float:
     return -change if unit in MORE_IS_BETTER else abs(change)
 
 
+_ROUNDING = 1e-9
+"""Least noise of a measured figure, as a share. Exact values differ by rounding from one version of NumPy to the next."""
+
+
 def noise_of(measure: str, *runs: Samples) -> Noise:
     """Return the noise of a compared *measure* from the first of *runs* that provides it."""
     spreads = [max(abs(value / middle - 1) for value in its) for its, middle in _repeated(measure, runs)]
     if spreads:
-        return Noise(max(spreads), SEEN[0])
+        return Noise(max(*spreads, _ROUNDING), SEEN[0])
     left_out = [run.noise[measure] for run in runs if measure in run.noise]
     if left_out:
-        return Noise(max(left_out), SEEN[1])
+        return Noise(max(*left_out, _ROUNDING), SEEN[1])
     for run in runs:
         bound = run.bounds.get(measure, {})
         if (tolerated := _tolerated(bound)) is not None:

@@ -179,11 +179,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: bytes) -> Any:
-    """Return the value of one line of a results file. Raises `ValueError`, also for nesting deeper than the stack."""
+    """Return the value of one line of a results file. Raises `ValueError`, also for nesting that is too deep."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
+    toml.refuse_deep(row)
+    return row
 
 
 def _checked(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,190 +1,275 @@
 """
-Kills at random moments of whole runs, one run after another in one folder: of pytest, of the supervisor, of the engine.
+Signals at random moments to whole runs, one run after another in one folder: to pytest, the supervisor, the engine's processes.
 
-A run goes through four phases: the start of pytest, the boot of the engine, a long prefill, the teardown. A moment is a phase
-and a delay after its beginning, and both come from a seed.
+A run goes through phases: the start of pytest, the boot of the engine, a long prefill, the answer, the teardown. They are observed.
+A moment is a phase and a share of its time. Moment, target and signal of the Nth kill come from the seed and N.
 """
 
-import json
+import fcntl
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pytest_longctx.processes import orphans
+from pytest_longctx.errors import ResultsError
 from pytest_longctx.processes.progress import wait_until
 from pytest_longctx.reports import results
+from tests.hostile.run_processes import RunProcesses
 from tests.hostile.servers import elapsed
 
 ORPHANS_S = 20.0
-"""Seconds after a kill within which no process may be left."""
-PHASES = ("start", "boot", "prefill", "teardown")
-TARGETS = (("run",), ("supervisor",), ("engine",), ("run", "supervisor"), ("supervisor", "engine"))
-"""What is killed at once; the first three more often. Nothing is left to end the workers if run and supervisor are both killed."""
-WEIGHTS = (3, 3, 3, 1, 1)
+"""Seconds within which no process may be left: after a kill of the run, or after the end of a run that was not killed."""
 MARK = "LONGCTX_KILLS_MARK"
-"""Variable in the environment of every process of an engine, because engines rename their workers."""
+"""Variable in the environment of every process of a run, because engines rename their workers."""
+LOOK_S = 0.05
 TEST = """
 from pathlib import Path
 
 import pytest
 
+from pytest_longctx.client import request
+
 @pytest.mark.finding("LC-0001")
 def test_judged(finding, server, ask, prompt, judge):
     assert judge(ask(prompt(1000), 32))
 
-def test_long(server, ask, prompt):
-    Path("phase").write_text("prefill")
-    ask(prompt({tokens}), 8)
-    Path("phase").write_text("teardown")
+def test_long(server, ask, prompt, monkeypatch):
+    def seen(sent):
+        reached = phase(sent)
+        if reached == "answering":
+            Path("decode").touch()
+        return reached
+
+    phase = request.StreamedRequest._phase
+    monkeypatch.setattr(request.StreamedRequest, "_phase", seen)
+    Path("prefill").touch()
+    ask(prompt({prompt_tokens}), {answer_tokens})
+    Path("teardown").touch()
 """
+FILES = ("teardown", "decode", "prefill")
+"""What the test makes when it comes to a phase, the last first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A kill to be made."""
+
+    phase: str
+    share: float
+    """Share of the phase's usual time."""
+    targets: tuple[str, ...]
+    how: signal.Signals
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
     """One kill, and what became of it."""
 
+    drawn: str
+    """The phase that was wanted."""
     phase: str
-    """When: the phase of the run at that moment."""
+    """The phase that was observed when the signal was sent."""
     delay_s: float
     targets: tuple[str, ...]
-    """What was killed; none if the run had ended by then."""
+    """What got the signal; none if the run had ended by then."""
+    how: str
+    exit_code: int | None
+    """Exit code of pytest, negative for a signal; None if it did not end by itself."""
+    ended_s: float
+    """Seconds from the signal to the end of pytest."""
     gone_s: float
-    """Seconds until no process of the engine was left."""
-    swept: bool
-    """Whether the next run had to end what was left, because the run and its supervisor were killed together."""
+    """Seconds from the signal until no process of the run was left, or until the next run ended the rest."""
+    swept: int
+    """Processes that the next run had to end, because the run and its supervisor were killed together."""
     verdicts: int
     """Verdicts that the results file had."""
+    problems: tuple[str, ...]
 
 
-@dataclass
-class Killing:
-    """Runs of one deployment in *folder*, which are killed one after another."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What runs, and what is drawn."""
 
-    folder: Path
+    backend: str
     deployment: str
     """The deployment as TOML, with a table ``[env]``, which gets the mark."""
-    backend: str
-    long_tokens: int
-    phases_s: Mapping[str, float]
-    """About how long each phase takes; delays are up to that."""
+    prompt_tokens: int
+    answer_tokens: int
+    phases: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
+    """What gets a signal at once. Each has its turn in each phase, in an order that comes from the seed."""
+    names: Mapping[str, bytes]
+    """See `RunProcesses`."""
     patience_s: float
     """Most seconds that a run may take."""
-    seed: int = 1
-    kills: list[Kill] = field(default_factory=list)
+    signals: Mapping[signal.Signals, float] = field(default_factory=lambda: {signal.SIGKILL: 1.0})
+    """Their weights. Several targets at once get SIGKILL."""
+    swept_after_s: float = 0.0
+    """How long workers may end by themselves after a kill of run and supervisor, before the next run ends them."""
 
-    def __post_init__(self) -> None:
-        self.word = f"{os.getpid()}-{self.seed}-{self.folder.name}"
-        self.rng = random.Random(self.seed)
-        marked = self.deployment.replace("[env]\n", f'[env]\n{MARK} = "{self.word}"\n')
-        (self.folder / "d.toml").write_text(marked, encoding="utf-8")
-        (self.folder / "test_it.py").write_text(TEST.format(tokens=self.long_tokens), encoding="utf-8")
-        chosen = (f"--backend={self.backend}", "--longctx-deployment=d.toml", "--longctx-results=kept/results")
+    def draw(self, seed: int, index: int) -> Draw:
+        """Return the kill number *index*: the phases in turn, and in each phase all targets before one comes again."""
+        turn, place = divmod(index, len(self.phases))
+        around, card = divmod(turn, len(self.targets))
+        phase, rng = self.phases[place], random.Random(f"{seed}-{index}")
+        deck = random.Random(f"{seed}-{phase}-{around}").sample(self.targets, len(self.targets))
+        (how,) = rng.choices(list(self.signals), list(self.signals.values()))
+        return Draw(phase, rng.random(), deck[card], how if len(deck[card]) == 1 else signal.SIGKILL)
+
+
+class Killing:
+    """Runs in *folder* that get signals, one run after another."""
+
+    def __init__(self, folder: Path, plan: Plan, seed: int) -> None:
+        self.folder, self.plan, self.seed = folder, plan, seed
+        self.phases_s: dict[str, float] = {}
+        """How long each phase took when it was last seen from its beginning to its end."""
+        word = f"{os.getpid()}-{seed}-{folder.name}"
+        self.processes = RunProcesses(f"{MARK}={word}".encode(), plan.names)
+        marked = plan.deployment.replace("[env]\n", f'[env]\n{MARK} = "{word}"\n')
+        (folder / "d.toml").write_text(marked, encoding="utf-8")
+        text = TEST.format(prompt_tokens=plan.prompt_tokens, answer_tokens=plan.answer_tokens)
+        (folder / "test_it.py").write_text(text, encoding="utf-8")
+        chosen = (f"--backend={plan.backend}", "--longctx-deployment=d.toml", "--longctx-results=kept/results")
         own = (*("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=."), *chosen)
-        self.command = [sys.executable, "-m", "pytest", *own]
-        self.results = self.folder / "kept" / "results" / results.NAME
-
-    def alive(self) -> dict[int, str]:
-        """Every process of the engine and its supervisor, with its role."""
-        found: dict[int, tuple[int, bytes]] = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if f"{MARK}={self.word}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                    parent = int((path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-                    found[int(path.name)] = parent, (path / "cmdline").read_bytes()
-        supervisors = {pid for pid, (_, line) in found.items() if b"_supervisor.py" in line}
-        return {
-            pid: "supervisor" if pid in supervisors else "engine" if parent in supervisors else "worker"
-            for pid, (parent, _) in found.items()
-        }
+        # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
+        self.command = ["env", "--default-signal=INT", sys.executable, "-m", "pytest", *own]
+        self.locks = folder / "runtime" / "pytest-longctx"
+        self.locks.parent.mkdir(mode=0o700, exist_ok=True)
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self.environ = {**kept, MARK: word, "XDG_RUNTIME_DIR": str(self.locks.parent)}
+        self.results = folder / "kept" / "results" / results.NAME
 
     def phase(self) -> str:
-        with suppress(OSError):
-            return (self.folder / "phase").read_text(encoding="utf-8") or "boot"
-        return "boot" if "engine" in self.alive().values() else "start"
+        """Return the phase of the run at this moment."""
+        reached = next((name for name in FILES if (self.folder / name).exists()), None)
+        there = self.processes.alive().values()
+        return reached or ("boot" if "engine" in there else "start")
+
+    @contextmanager
+    def _started(self) -> Iterator[subprocess.Popen[Any]]:
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        with (
+            (self.folder / "out.txt").open("wb") as out,
+            subprocess.Popen(
+                self.command, cwd=self.folder, env=self.environ, stdout=out, stderr=subprocess.STDOUT
+            ) as run,
+        ):
+            self.processes.began(run.pid)
+            try:
+                yield run
+            finally:
+                run.kill()
 
     def undisturbed(self) -> None:
-        """A run that nothing happens to: as if there had never been another."""
-        (self.folder / "phase").unlink(missing_ok=True)
-        done = subprocess.run(
-            self.command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=self.patience_s
-        )
-        assert done.returncode == 0, done.stdout
-        assert not self.alive()
+        """Check that a run to which nothing happens is as if there had never been another."""
+        with self._started() as run:
+            self._follow(run, None)
+            code = run.poll()
+        assert code == 0, (self.folder / "out.txt").read_text(encoding="utf-8")
+        assert not self.processes.alive()
+        assert not (still := [*self.held(), *self.locks.glob("*.engine")]), still
         assert [row["verdict"] for row in results.read(self.results).verdicts] == ["holds"]
 
-    def kill(self) -> Kill:
-        """Start a run and kill something at a moment of the next phase in turn."""
-        wanted = PHASES[len(self.kills) % len(PHASES)]
-        targets = self.rng.choices(TARGETS, WEIGHTS)[0] if wanted != "start" else ("run",)
-        delay_s = self.rng.uniform(0, self.phases_s[wanted])
-        (self.folder / "phase").unlink(missing_ok=True)
-        with subprocess.Popen(
-            self.command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        ) as run:
-            assert wait_until(lambda: self.phase() == wanted or run.poll() is not None, self.patience_s, 0.05)
-            with suppress(subprocess.TimeoutExpired):
-                run.wait(delay_s)
-            phase, hit = self.phase(), self._killed(run, targets)
+    def _follow(self, run: subprocess.Popen[Any], wanted: str | None) -> None:
+        """Wait until the run comes to the phase *wanted*, or to its end; note how long the phases before it took."""
+        began_s: dict[str, float] = {}
+
+        def there() -> bool:
+            reached = self.phase() if run.poll() is None else "end"
+            began_s.setdefault(reached, time.monotonic())
+            return reached in (wanted, "end")
+
+        wait_until(there, self.plan.patience_s, LOOK_S)
+        for name, following in pairwise(began_s):
+            self.phases_s[name] = began_s[following] - began_s[name]
+
+    def kill(self, index: int) -> Kill:
+        """Start a run, and send the signal number *index*."""
+        draw = self.plan.draw(self.seed, index)
+        delay_s = draw.share * self.phases_s[draw.phase]
+        with self._started() as run:
+            self._follow(run, draw.phase)
+            wait_until(lambda: self.processes.alive() and run.poll() is not None, delay_s, LOOK_S)
+            phase = self.phase()
+            hit = self.processes.signal(draw.targets, draw.how) if run.poll() is None else ()
             took_s = elapsed()
-            run.wait(timeout=self.patience_s)
-        if not hit:
-            assert run.returncode == 0
-        swept = {"run", "supervisor"} <= set(hit) and bool(self.alive())
-        if swept:
-            orphans.end_orphans()
-        assert wait_until(lambda: not self.alive(), ORPHANS_S, 0.02), (phase, hit, self.alive())
-        made = Kill(phase, round(delay_s, 3), hit, round(took_s(), 2), swept, self._verdicts(phase))
-        self.kills.append(made)
-        return made
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(self.plan.patience_s)
+            ended_s, code = took_s(), run.poll()
+        both = {"run", "supervisor"} <= set(hit)
+        wait_until(lambda: not self.processes.alive(), self.plan.swept_after_s if both else ORPHANS_S, LOOK_S)
+        swept = self._swept() if both else 0
+        gone_s = took_s()
+        verdicts, wrong = self._results(phase, "run" in hit and draw.how is signal.SIGKILL)
+        problems = (*self._left(), *wrong, *self._code(code, phase, hit, draw.how))
+        figures = round(delay_s, 3), hit, draw.how.name, code, round(ended_s, 2), round(gone_s, 2), swept, verdicts
+        return Kill(draw.phase, phase, *figures, problems)
 
-    def _killed(self, run: subprocess.Popen[Any], targets: Sequence[str]) -> tuple[str, ...]:
-        """Kill the *targets*, or the run if there is none of them at this moment; return what was killed."""
-        if run.poll() is not None:
-            return ()
-        there = {"run": run.pid, **{role: pid for pid, role in self.alive().items()}}
-        hit = [target for target in targets if target in there] or ["run"]
-        for target in hit:
-            with suppress(ProcessLookupError):
-                os.kill(there[target], signal.SIGKILL)
-        return tuple(hit)
+    def _swept(self) -> int:
+        """End what is left as the next run does; return how many processes there were."""
+        left = len(self.processes.alive())
+        end = "from pytest_longctx.processes.orphans import end_orphans; end_orphans()"
+        subprocess.run([sys.executable, "-c", end], env=self.environ, check=True)
+        return left
 
-    def _verdicts(self, phase: str) -> int:
-        """Verdicts in the results, which can be read; a test that has ended is among them."""
-        if not self.results.exists() or not self.results.stat().st_size:
-            assert phase in ("start", "boot")
-            return 0
-        found = [row for row in results.begun(self.results) if row["kind"] == "verdict"]
-        assert phase in ("start", "boot") or [row["verdict"] for row in found] == ["holds"]
-        return len(found)
+    def held(self) -> list[Path]:
+        """Return the locks of these runs that a process holds."""
+        return [path for path in self.locks.glob("*") if _is_held(path)]
 
-    def report(self) -> dict[str, Any]:
-        """What was killed when, with the slowest end; and every kill."""
-        counts = Counter(f"{each.phase}: {' and '.join(each.targets) or 'nothing'}" for each in self.kills)
-        return {
-            "seed": self.seed,
-            "kills": sum(bool(each.targets) for each in self.kills),
-            "orphans_after_20_s": 0,
-            "slowest_end_s": max(each.gone_s for each in self.kills),
-            "swept_by_the_next_run": sum(each.swept for each in self.kills),
-            "counts": dict(sorted(counts.items())),
-            "each": [asdict(each) for each in self.kills],
-        }
+    def _left(self) -> Iterator[str]:
+        """Name what is left of a run: processes, locks, open ports."""
+        yield from self.processes.described()
+        yield from (f"lock {path.name} is held" for path in self.held())
+        for port in self.processes.ports:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    yield f"port {port} accepts connections"
+
+    def _results(self, phase: str, cut: bool) -> tuple[int, list[str]]:
+        """
+        Return the number of verdicts in the results, and what is wrong with them: a test that has ended must be among
+        them, a signal is no verdict, and only a run that was killed lacks the footer.
+        """
+        early = phase in ("start", "boot")
+        try:
+            rows = results.begun(self.results)
+        except ResultsError as problem:
+            empty = not self.results.exists() or not self.results.stat().st_size
+            return 0, [] if early and cut and empty else [str(problem)]
+        found = [row["verdict"] for row in rows if row["kind"] == "verdict"]
+        wrong = [] if found == ["holds"] or (early and not found) else [f"verdicts: {found}"]
+        if not cut and rows[-1]["kind"] != "footer":
+            wrong.append("the results have no footer")
+        return len(found), wrong
+
+    def _code(self, code: int | None, phase: str, hit: Sequence[str], how: signal.Signals) -> Iterator[str]:
+        """A run that got no signal passes, or fails because its engine did; any other exit code is wrong."""
+        if "run" in hit:
+            right: tuple[int, ...] = {signal.SIGKILL: (-9,), signal.SIGINT: (2,), signal.SIGTERM: (143,)}[how]
+            if phase == "teardown" and how is not signal.SIGKILL:
+                right += (0,)  # it may have passed by then
+        else:
+            right = (0, 1) if hit else (0,)
+        if code not in right:
+            tail = (self.folder / "out.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
+            yield f"exit code {code} instead of {right}: {tail}"
 
 
-def kill_runs(killing: Killing, count: int, record: str | None) -> None:
-    """Kill *count* runs; the first, every tenth and the last are followed by one that is not disturbed."""
-    killing.undisturbed()
-    for index in range(count):
-        killing.kill()
-        if index % 10 == 9 or index == count - 1:
-            killing.undisturbed()
-    if record:
-        Path(record).write_text(json.dumps(killing.report(), indent=1) + "\n", encoding="utf-8")
+def _is_held(path: Path) -> bool:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

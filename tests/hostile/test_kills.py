@@ -21,9 +21,13 @@ from tests.plugin.test_launcher_process_supervisor import processes as alive
 ENGINE = """
 import signal, subprocess, sys, time
 deaf = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('UP', flush=True); time.sleep(600)"
-workers = [subprocess.Popen([sys.executable, "-c", deaf, sys.argv[1]], start_new_session=True) for _ in range(3)]
+for env in (None, None, {}):
+    subprocess.Popen([sys.executable, "-c", deaf, sys.argv[1]], env=env, start_new_session=True)
 time.sleep(600)
 """
+"""The environment of the last worker has no mark, as after ``setproctitle``, with which vLLM names its processes."""
+LISTED_S = 2.0
+"""Within this time the supervisor has seen every process."""
 RUN = """
 import os, sys, time
 from pathlib import Path
@@ -54,6 +58,7 @@ def test_nothing_is_left_whatever_happens_to_the_supervisor(tmp_path, how, monke
     word = f"kills-{os.getpid()}-{how.name}"
     with started(tmp_path, word) as process:
         assert len(alive(word)) >= 5  # supervisor, engine, three workers
+        time.sleep(LISTED_S)
         os.kill(process.pid, how)
     assert alive(word) == []
     assert process.exit_code() == 128 + (how if how == signal.SIGKILL else signal.SIGTERM)
@@ -88,7 +93,7 @@ def test_the_next_run_ends_what_a_killed_run_and_its_killed_supervisor_left(tmp_
             supervisor = int(run.stdout.readline())
             assert wait_until(lambda: (tmp_path / "log").read_text(encoding="utf-8").count("UP") == 3, 30)
             orphans.end_orphans()
-            time.sleep(0.2)
+            time.sleep(LISTED_S)
             assert len(alive(word)) >= 6, "a run that lives keeps its engine"
             os.kill(supervisor, signal.SIGKILL)
         finally:

@@ -132,7 +132,11 @@ def test_a_wrong_row_is_an_error_of_the_package_or_no_error(folder, changes):
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("[" * 50_000, "nested too deeply"),
+        ("[" * 500_000, "nested too deeply"),
+        *(
+            ('{"kind": "request", "x": ' + "[" * depth + "]" * depth + "}", "nested too deeply")
+            for depth in (600, 50_000)
+        ),
         ('{"kind": "verdict", "test": ' + "9" * 5000 + "}", "digits|lacks"),
         ('{"kind": "vitals", "at_s": NaN, "figures": {}}', "line 2: at_s"),
         ('{"kind": "vitals", "at_s": 1e400, "figures": {}}', "line 2: at_s"),

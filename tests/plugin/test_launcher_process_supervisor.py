@@ -94,6 +94,7 @@ def test_descendants_go_with_the_server(tmp_path, then):
         _supervisor.__file__,
         str(end),
         "2",
+        "-1",
         "1",
         sys.executable,
         "-c",
@@ -133,7 +134,7 @@ def test_the_exit_code_of_a_command_that_ends_at_once_is_not_lost():
 
     end, hold = os.pipe()
     ends = [sys.executable, "-c", "exit(7)"]
-    command = [sys.executable, "-c", ENDS_AT_ONCE, _supervisor.__file__, str(end), "2", "1", *ends]
+    command = [sys.executable, "-c", ENDS_AT_ONCE, _supervisor.__file__, str(end), "2", "-1", "1", *ends]
     try:
         assert subprocess.run(command, pass_fds=(end,), timeout=30, check=False).returncode == 7
     finally:
@@ -146,7 +147,7 @@ def test_a_signal_that_ended_the_server_is_in_the_exit_code():
 
     end, hold = os.pipe()
     die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    command = [sys.executable, "-I", _supervisor.__file__, str(end), "2", "1", sys.executable, "-c", die]
+    command = [sys.executable, "-I", _supervisor.__file__, str(end), "2", "-1", "1", sys.executable, "-c", die]
     assert subprocess.run(command, pass_fds=(end,), check=False).returncode == 128 + signal.SIGKILL
     os.close(end)
     os.close(hold)
@@ -242,5 +243,5 @@ def test_ctrl_c_ends_a_request_that_nobody_answers(tmp_path):
         assert any("UP" in line for line in run.stdout)
         time.sleep(1)
         run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=20) == pytest.ExitCode.INTERRUPTED
+        assert run.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
     assert until(lambda: not processes(name))

@@ -1,12 +1,15 @@
 """Progress of long waits under real xdist: printed by the controller, in whole lines, and no more than without xdist."""
 
 import os
+import pkgutil
 import re
 import time
+from importlib import import_module
 from typing import cast
 
 import pytest
 
+from pytest_longctx import plugin
 from pytest_longctx.plugin.worker_progress import WorkerLine, WorkerProgress
 from pytest_longctx.processes.progress import Progress
 from tests.conftest import FAULTY
@@ -144,3 +147,12 @@ def test_a_state_that_is_cut_or_a_folder_that_is_gone_is_no_error(shown, tmp_pat
     away = WorkerLine(str(tmp_path / "none"), "gw0")  # as on another host
     away.update(state())
     away.clear()
+
+
+def test_every_plugin_object_has_a_hash():
+    """Pytest 8.4 puts each registered object into a set."""
+    modules = [import_module(each.name) for each in pkgutil.iter_modules(plugin.__path__, f"{plugin.__name__}.")]
+    hooks = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    hooks = {value for value in hooks if any(name.startswith("pytest_") for name in vars(value))}
+    assert {"WorkerProgress", "Recorder", "Deselecting"} <= {value.__name__ for value in hooks}
+    assert [value.__name__ for value in hooks if getattr(value, "__hash__", None) is None] == []

@@ -84,6 +84,15 @@ def test_the_law_is_compared_with_the_noise_of_its_own_lengths():
     assert noise["law_linear_s"] > 0.1
 
 
+def test_rounding_is_no_change():
+    def run(factor):
+        rows = [(n, factor * (1e-5 * n + 1e-10 * n * n)) for n in (1_000, 10_000, 100_000, 1_000_000)]
+        return results(*(verdict(f"TT-{i:04}", ttft_s=t, prompt_tokens=n) for i, (n, t) in enumerate(rows)))
+
+    assert words(run(1), run(1 + 1e-12))[LAW, "law_linear_s"] == "same"
+    assert words(run(1), run(1 + 1e-6))[LAW, "law_linear_s"] == "changed"
+
+
 def test_a_cached_prompt_is_no_reading_of_the_law():
     rows = (
         verdict(ttft_s=1.0, prompt_tokens=10, cached_share=0.5),
