@@ -63,7 +63,7 @@ class Cluster:
             return found
         remedy = _REMEDIES.get(status, "kubectl get events")
         raise LaunchError(
-            f"the cluster at {self.host} does not have {wanted} (HTTP {status}): {found.get('message')}\n  try      {remedy}"
+            f"the cluster at {self.host} has not {wanted} (HTTP {status}): {found.get('message')}\n  try      {remedy}"
         )
 
     def make(self, made: dict[str, Any]) -> dict[str, Any]:
