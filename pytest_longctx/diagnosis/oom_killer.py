@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _COUNTERS = {
 """Files with a line ``oom_kill N``, and the processes that they count."""
 _KMSG = Path("/dev/kmsg")
 _RECORD_BYTES = 8192
+_KERNELS_PIDS = 0xEFFFFFFC
+"""Inode of the first PID namespace (``PROC_PID_INIT_INO`` of Linux): the kernel's log names processes by their ids in it."""
 _VICTIM = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)(?:.*?anon-rss:(\d+)kB)?"
 )
@@ -37,21 +40,39 @@ class MemoryWatch:
         self._since_s = time.clock_gettime(time.CLOCK_MONOTONIC)
         self._before = {name: count for name in _COUNTERS if (count := counted(Path(name))) is not None}
 
-    def kills(self) -> MemoryKills | None:
-        """Return the OOM killer's kills since creation; None if neither a counter nor the kernel's log is readable."""
+    def kills(self, killed: Collection[int] = ()) -> MemoryKills | None:
+        """
+        Return the OOM killer's kills since creation; None if neither a counter nor the kernel's log is readable.
+
+        *killed*: the ids of the server's processes that SIGKILL is known to have ended. A victim that is none of them is of
+        another program, and is not counted. Without any, or in a container, each victim counts.
+        """
         said = kernel_log(self._since_s)
         if not self._before and said is None:
             return None
-        lines, held = [], []
+        lines, held, foreign = [], [], 0
+        told_apart = killed and _sees_the_kernels_ids()
         for text in said or ():
-            if victim := _VICTIM.search(text):
+            if not (victim := _VICTIM.search(text)):
+                continue
+            if told_apart and int(victim[1]) not in killed:
+                foreign += 1
+            else:
                 lines.append(f"kernel log: {text}")
                 held += [int(victim[3]) * 1024 / GiB] if victim[3] else []
         for name, before in self._before.items():
-            more = (counted(Path(name)) or before) - before
+            more = (counted(Path(name)) or before) - before - foreign
             if more > 0:
                 lines.append(f"{name}: {more} more out-of-memory kills on {_COUNTERS[name]} since the start")
         return MemoryKills(tuple(lines), max(held, default=None))
+
+
+def _sees_the_kernels_ids() -> bool:
+    """Return whether this process sees the ids of processes that the kernel's log names; a container's are others."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino == _KERNELS_PIDS
+    except OSError:
+        return False
 
 
 def counted(path: Path) -> int | None:

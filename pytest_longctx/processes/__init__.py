@@ -188,7 +188,7 @@ class Process(Candidate):
         Return the kernel's records of processes killed for memory since the start of this server; None if they cannot
         be read.
         """
-        return self._watch.kills()
+        return self._watch.kills([each.pid for each in self.ends() if each.number == signal.SIGKILL])
 
     def ends(self) -> tuple[ProcessEnd, ...]:
         """Return the processes of the server that signals have ended, as its supervisor reports them."""

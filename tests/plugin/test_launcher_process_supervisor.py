@@ -243,5 +243,5 @@ def test_ctrl_c_ends_a_request_that_nobody_answers(tmp_path):
         assert any("UP" in line for line in run.stdout)
         time.sleep(1)
         run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
+        assert run.wait(timeout=20) == pytest.ExitCode.INTERRUPTED
     assert until(lambda: not processes(name))

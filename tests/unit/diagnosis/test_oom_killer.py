@@ -69,6 +69,32 @@ def test_a_victim_of_an_earlier_time_is_not_ours(files):
     assert seen.lines == ()
 
 
+@pytest.mark.parametrize(
+    ("killed", "sees", "ours"),
+    [([], True, True), ([2320], True, True), ([77], True, False), ([77, 2320], True, True), ([77], False, True)],
+    ids=["none known", "the victim", "another", "the victim and another", "in a container"],
+)
+def test_a_victim_of_another_program_is_not_ours(files, monkeypatch, killed, sees, ours):
+    monkeypatch.setattr(oom_killer, "_sees_the_kernels_ids", lambda: sees)
+    watch = MemoryWatch()
+    files[0].write_text("oom_kill 3\n")
+    files[1].write_text(f"3,100,{10**15},-;{VICTIM}\n")
+    seen = watch.kills(killed)
+    assert seen is not None
+    assert bool(seen.lines) is ours
+    assert (seen.killed_gib is not None) is ours
+
+
+def test_a_kill_that_the_log_does_not_name_still_counts(files, monkeypatch):
+    monkeypatch.setattr(oom_killer, "_sees_the_kernels_ids", lambda: True)
+    watch = MemoryWatch()
+    files[0].write_text("oom_kill 4\n")
+    files[1].write_text(f"3,100,{10**15},-;{VICTIM}\n")
+    seen = watch.kills([77])
+    assert seen is not None
+    assert seen.lines == (f"{files[0]}: 1 more out-of-memory kills on this host since the start",)
+
+
 def test_records_are_read_one_at_a_time_until_there_are_none(tmp_path):
     """Like ``/dev/kmsg``: one record for each read, without waiting for the next."""
     path = tmp_path / "fifo"
