@@ -215,7 +215,7 @@ class Supervisor:
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if ended is not None and self.ends is not None and ended.si_pid != self.pid:
+                if ended is not None and self.ends is not None:
                     self.ends.note(ended.si_pid, _status(ended.si_pid, -1))
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:

@@ -203,6 +203,23 @@ def test_the_signal_that_ended_a_worker_is_seen(tmp_path, then, how):
     assert process.ends() == (end,), "what the supervisor ends itself is not noted"
 
 
+def test_the_id_of_a_command_that_a_signal_ended_at_once_is_known(tmp_path):
+    """The kernel's log names the victims of its memory killer by their ids."""
+    argv = (
+        sys.executable,
+        "-c",
+        "import os, signal; print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    recipe = Recipe(name="t", argv=argv, env={}, port=0, model="m", boot_s=1.0)
+    process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
+    try:
+        assert until(lambda: process.exit_code() is not None)
+        (end,) = process.ends()
+        assert (end.pid, end.number) == (int((tmp_path / "log").read_text()), signal.SIGKILL)
+    finally:
+        process.stop()
+
+
 def test_a_worker_that_ends_by_itself_is_not_noted(tmp_path):
     argv = (sys.executable, "-c", LOSES.format(then="worker.terminate(); worker.wait(); subprocess.run(['true'])"))
     recipe = Recipe(name="t", argv=argv, env={}, port=0, model="m", boot_s=1.0)
