@@ -2,11 +2,10 @@
 
 import json
 import shlex
-import socket
-from contextlib import ExitStack
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.processes.ports import free_ports
 
 CONNECTOR = {"kv_connector": "NixlConnector"}
 
@@ -52,15 +51,6 @@ class Disaggregated(Vllm):
         (side,) = free_ports(1)
         line = shlex.join((*words, "--host", "127.0.0.1", "--kv-transfer-config", told, *own))
         return f"VLLM_NIXL_SIDE_CHANNEL_PORT={side} {line}"
-
-
-def free_ports(count):
-    """*count* free ports on loopback."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def pytest_longctx_make_backend(name):

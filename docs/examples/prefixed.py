@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pytest_longctx.launchers.readiness import await_ready
-from pytest_longctx.processes import Process, environment, free_port
+from pytest_longctx.processes import Process, environment
+from pytest_longctx.processes.ports import reserved_port
 
 
 class Prefixed:
@@ -24,8 +25,12 @@ class Prefixed:
 
     @contextmanager
     def up(self, launch):
+        with reserved_port(launch.deployment.flags.get("port")) as port, self._running(launch, port) as server:
+            yield server
+
+    @contextmanager
+    def _running(self, launch, port):
         one = launch.deployment
-        port = free_port(one.flags.get("port"))
         recipe = launch.backend.recipe(one, launch.model, port, str(launch.python))
         recipe = replace(recipe, argv=(*self.command, *recipe.argv), env={**recipe.env, **launch.shown})
         log = launch.logs / f"{one.name}-{os.getpid()}.log"

@@ -9,7 +9,8 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.readiness import await_ready
-from pytest_longctx.processes import Process, environment, free_port
+from pytest_longctx.processes import Process, environment
+from pytest_longctx.processes.ports import reserved_port
 
 
 class ProcessLauncher:
@@ -31,8 +32,12 @@ class ProcessLauncher:
         """Start the server, wait until it is ready, yield it, and leave no process behind."""
         if launch.model is None or launch.python is None:
             raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
-        port = free_port(launch.deployment.flags.get("port"))
-        recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
+        with reserved_port(launch.deployment.flags.get("port")) as port, self._running(launch, port) as server:
+            yield server
+
+    @contextmanager
+    def _running(self, launch: Launch, port: int) -> Iterator[Server]:
+        recipe = launch.backend.recipe(launch.deployment, str(launch.model), port, str(launch.python))
         recipe = replace(recipe, env={**recipe.env, **launch.shown})
         env = environment(recipe, os.environ)
         # Each server has a log of its own; several runs, and the workers of one, share a folder.

@@ -4,7 +4,6 @@ import fnmatch
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -108,23 +107,6 @@ def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in (*PASSED, *recipe.pass_env))
     }
     return {**passed, "PYTHONUNBUFFERED": "1", **recipe.env}
-
-
-def free_port(wanted: object) -> int:
-    """Return a free port, or *wanted* itself if it is free. Raises `LaunchError`."""
-    with socket.socket() as probe:
-        # As in servers, a port in TIME_WAIT from an earlier connection counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if wanted is not None and not (isinstance(wanted, int) and 0 < wanted < 65536):
-            raise LaunchError(f"[flags] port: {wanted!r} must be a port from 1 to 65535; omit it to use a free port")
-        try:
-            probe.bind(("127.0.0.1", wanted or 0))
-        except OSError as problem:
-            raise LaunchError(
-                f"port {wanted} on 127.0.0.1 is taken ({problem.strerror})\n"
-                "  try      another port in the deployment's [flags], or omit it to use a free port"
-            ) from None
-        return int(probe.getsockname()[1])
 
 
 class Process(Candidate):

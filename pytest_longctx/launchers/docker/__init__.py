@@ -25,7 +25,7 @@ from pytest_longctx.launchers.docker import container_cleanup
 from pytest_longctx.launchers.docker.container import Container, ContainerRun, plan
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.time_limit import within
-from pytest_longctx.processes import free_port
+from pytest_longctx.processes.ports import reserved_port
 from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import remember, secret_values, shown
 from pytest_longctx.units import duration
@@ -79,8 +79,13 @@ class DockerLauncher:
                 f"--backend={backend.name} has no option for the listening address (host_flag), which a container needs\n"
                 "  try      --longctx-launcher=process, or a backend that sets host_flag"
             )
+        with reserved_port(one.flags.get("port")) as port, self._running(launch, port) as server:
+            yield server
+
+    @contextmanager
+    def _running(self, launch: Launch, port: int) -> Iterator[Server]:
+        one, backend = launch.deployment, launch.backend
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
-        port = free_port(one.flags.get("port"))
         host = "127.0.0.1" if one.docker.network == "host" else "0.0.0.0"  # noqa: S104 - inside; outside it is loopback
         recipe = backend.recipe(one, str(launch.model), port, one.docker.python, host=host, key=key)
         labels = {container_cleanup.RUN_LABEL: run_id, container_cleanup.OWNER_LABEL: container_cleanup.owner()}
