@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pytest_longctx.client.server import exclusive
+from pytest_longctx.processes.ports import free_ports
 
 FOLLOW = """
 import pytest
@@ -51,11 +52,7 @@ def test_each_deployment_boots_once_and_is_down_before_the_next_comes_up(run, py
 @pytest.fixture
 def running():
     """An externally started miniature, given by URL."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "pytest_longctx.miniatures", "--port", str(port), "--max-model-len", "65536"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         base = f"http://127.0.0.1:{port}"

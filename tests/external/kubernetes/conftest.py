@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 
 from pytest_longctx.launchers.kubernetes import object_cleanup
+from pytest_longctx.processes.ports import free_ports
 from pytest_longctx.processes.progress import wait_until
-from tests.external.kubernetes.control_plane import KEPT, ControlPlane, certificate, free_port
+from tests.external.kubernetes.control_plane import KEPT, ControlPlane, certificate
 from tests.external.kubernetes.kubelet import Kubelet
 
 MINIATURE = """
@@ -87,7 +88,7 @@ def miniature(folder, name, *, image="longctx/base:1", flags="", env="", docker=
         docker=docker,
         table=table,
         boot_s=boot_s,
-        port=free_port(),
+        port=free_ports(1)[0],
         python=python or sys.executable,
     )
     path.write_text(text, encoding="utf-8")

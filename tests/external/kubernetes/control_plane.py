@@ -1,7 +1,6 @@
 """A real kube-apiserver with etcd for tests; ``.ci/kube-apiserver`` builds the former and installs the latter."""
 
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -9,14 +8,9 @@ from pathlib import Path
 import yaml
 
 from pytest_longctx import paths
+from pytest_longctx.processes.ports import free_ports
 
 KEPT = paths.kept() / "kubernetes"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def certificate(folder, name):
@@ -33,12 +27,12 @@ class ControlPlane:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.processes: list[subprocess.Popen[bytes]] = []
         crt, key = certificate(folder, "apiserver")
         tokens = folder / "tokens.csv"
         tokens.write_text('sesame,admin,1,"system:masters"\nnobody,nobody,2\nmember,member,3\n')
-        etcd, peer = free_port(), free_port()
+        etcd, peer = free_ports(2)
         self._start(
             "etcd",
             str(KEPT / "etcd"),

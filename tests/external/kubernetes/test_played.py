@@ -16,8 +16,8 @@ from pytest_longctx import registry, toml
 from pytest_longctx.deployments import deployment, models
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.launchers.kubernetes.manifests import KEY_IN_SECRET
+from pytest_longctx.processes.ports import free_ports
 from tests.external.docker import conftest as docker
-from tests.external.kubernetes.control_plane import free_port
 
 IMAGE = "localhost/longctx/base:1"
 ROOT = Path(__file__).parents[3]
@@ -34,7 +34,7 @@ def podman(*words, check=True, **more):
 def played(path, folder):
     """Run the Pod of the deployment at *path* and yield its address. Podman publishes every container port itself."""
     text = path.read_text()
-    port = free_port()
+    (port,) = free_ports(1)
     path.write_text(text.replace("[flags]", f"[flags]\nport = {port}"))
     one = toml.load(path, deployment.Deployment)
     backend = registry.load(registry.BACKENDS[one.backend])()

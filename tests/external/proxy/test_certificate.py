@@ -13,7 +13,8 @@ from pytest_longctx import paths
 from pytest_longctx.certificate import run
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.miniatures.hosted.latency import Latency
-from tests.external.proxy.test_nginx import CONF, free_port
+from pytest_longctx.processes.ports import free_ports
+from tests.external.proxy.test_nginx import CONF
 from tests.unit.miniatures.hosted import caller
 
 LITELLM = paths.kept() / "litellm" / "bin" / "litellm"
@@ -52,7 +53,7 @@ def running(command, url, **environment):
 
 def behind_nginx(stack, folder, limits, **options):
     """Return the URL of nginx with *limits* before a correct API with *options*."""
-    asked, port = caller.start(stack, "honest", **options), free_port()
+    asked, (port,) = caller.start(stack, "honest", **options), free_ports(1)
     conf = folder / "nginx.conf"
     user = "user root;" if os.geteuid() == 0 else ""  # the worker writes large bodies to this folder
     conf.write_text(user + CONF.format(folder=folder, port=port, behind=asked.url.rsplit(":", 1)[1], limits=limits))
@@ -95,7 +96,7 @@ def test_a_long_prefill_that_nginx_ends_is_not_called_served(stack, tmp_path, mo
 
 @pytest.mark.skipif(not LITELLM.exists(), reason=".ci/litellm was not run")
 def test_litellm_answers_400_to_a_wrong_key_and_passes_the_rest_on(stack, tmp_path, monkeypatch):
-    asked, port = caller.start(stack, "honest", limit=8192), free_port()
+    asked, (port,) = caller.start(stack, "honest", limit=8192), free_ports(1)
     config = tmp_path / "litellm.yaml"
     config.write_text(PROXY.format(url=asked.url))
     url = f"http://127.0.0.1:{port}"

@@ -13,6 +13,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment, Model, Timeouts
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import url
+from pytest_longctx.processes.ports import free_ports
 
 CONF = """
 daemon off; pid {folder}/pid; error_log {folder}/error.log;
@@ -48,12 +49,6 @@ class Slow(BaseHTTPRequestHandler):
         pass
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def behind_nginx(tmp_path):
     """``behind_nginx("client_max_body_size 1m;")``: a server behind nginx with these limits."""
@@ -62,7 +57,7 @@ def behind_nginx(tmp_path):
     def start(limits):
         slow = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
         threading.Thread(target=slow.serve_forever, daemon=True).start()
-        port = free_port()
+        (port,) = free_ports(1)
         conf = tmp_path / "nginx.conf"
         conf.write_text(CONF.format(folder=tmp_path, port=port, behind=slow.server_port, limits=limits))
         started.append((slow, subprocess.Popen(["/usr/sbin/nginx", "-c", str(conf)])))
