@@ -110,13 +110,35 @@ def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
 def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags:
     """
     Return the flags of a deployment's ``[flags]``. Each key is a flag without dashes; ``true`` is a flag without value,
-    ``false`` no flag.
+    ``false`` its negative form, or no flag if *engine* has none.
     """
     words: list[str] = []
     for name, value in table.items():
-        if value is not False:
+        if value is False:
+            words += _negatives(engine, name)
+        else:
             words += [f"--{name}"] if value is True else [f"--{name}={value}"]
     return read(engine, words)
+
+
+def arguments(one: Deployment, engine: str) -> tuple[str, ...]:
+    """
+    Return the flags of *one* as command-line arguments of its engine's version. ``false`` is the flag's negative form,
+    as ``--no-enable-prefix-caching``, where that version has one: vLLM has many flags that are on by default.
+    """
+    rows = meant(engine, one.version) or recorded(engine)[-1:]
+    words: list[str] = []
+    for name, value in one.flags.items():
+        if value is False:
+            words += _negatives(rows[-1], name) if rows else ()
+        else:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return tuple(words)
+
+
+def _negatives(engine: EngineVersion, name: str) -> tuple[str, ...]:
+    negative = engine.negative(f"--{name}")
+    return () if negative is None else (negative,)
 
 
 def canonical(one: Deployment, engine: str | None) -> Deployment:

@@ -100,6 +100,11 @@ class EngineVersion:
         names = self._named(word)
         return self.command_line["flags"][names.pop()] if len(names) == 1 else None
 
+    def negative(self, word: str) -> str | None:
+        """Return the flag that switches *word* off, as ``--no-async-scheduling``; None if this version has none."""
+        found: str | None = next(iter((self.flag(word) or {}).get("no", ())), None)
+        return found
+
     def takes(self, word: str) -> Taken:
         """Return whether *word* is one flag of this version's parser, an ambiguous abbreviation, or unknown."""
         names = self._named(word)

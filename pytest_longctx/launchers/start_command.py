@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from pytest_longctx.backends.flags import arguments
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.errors import TableError
 
@@ -87,7 +88,7 @@ def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
     """Return the start command of *one* with the docker launcher."""
     made = one.docker
     model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
-    words = (*made.entrypoint, made.python, *model, *one.arguments())
+    words = (*made.entrypoint, made.python, *model, *arguments(one, engine or ""))
     replaced = len(made.entrypoint) or 1
     return StartCommand(
         engine=engine,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames, Scoring
+from pytest_longctx.backends.flags import arguments
 from pytest_longctx.backends.sglang import defaults, memory, radix_tree
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
@@ -112,7 +113,7 @@ class Sglang(Backend):
             *("--model-path", model, "--served-model-name", deployment.model.name),
             *limit,
             *("--enable-metrics", "--enable-cache-report"),
-            *deployment.arguments(),
+            *arguments(deployment, "sglang"),
         )
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames, Scoring
+from pytest_longctx.backends.flags import arguments
 from pytest_longctx.backends.vllm import kv_dtypes, lora, memory, pages, settings, speculative
 from pytest_longctx.backends.vllm.memory import Beside
 from pytest_longctx.backends.vllm.speculative import Draft
@@ -51,7 +52,7 @@ class Vllm(Backend):
             *("--port", str(port)),
             *("--model", model, "--served-model-name", deployment.model.name),
             *limit,
-            *deployment.arguments(),
+            *arguments(deployment, "vllm"),
         )
 
     def env(self, deployment: Deployment) -> dict[str, str]:

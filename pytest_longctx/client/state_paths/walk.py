@@ -289,9 +289,10 @@ def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):
         return told == "true"
-    if flags.get("no-enable-prefix-caching") or flags.get("disable-radix-cache"):
+    asked = flags.get("enable-prefix-caching")
+    if asked is False or flags.get("no-enable-prefix-caching") or flags.get("disable-radix-cache"):
         return False
-    return True if flags.get("enable-prefix-caching") else None
+    return True if asked else None
 
 
 def _number(value: object) -> int | None:

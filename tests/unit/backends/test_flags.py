@@ -134,6 +134,31 @@ def test_a_deployments_flags_have_the_names_of_its_version():
     assert flags.canonical(one, "openai") is one
 
 
+@pytest.mark.parametrize(
+    ("backend", "asked", "version", "words"),
+    [
+        (Vllm, {"enable-prefix-caching": False}, None, ("--no-enable-prefix-caching",)),
+        (Vllm, {"enable_prefix_caching": False}, ">=0.12,<0.13", ("--no-enable-prefix-caching",)),
+        (Vllm, {"enable-chunked-prefill": False}, ">=0.2,<0.3", ("--no-enable-chunked-prefill",)),  # not recorded
+        (Vllm, {"block-size": False, "num-gpu-blocks-override": False}, None, ()),
+        (Sglang, {"lora-strict-loading": False}, ">=0.5.23", ("--no-lora-strict-loading",)),
+        (Sglang, {"disable-radix-cache": False}, None, ()),
+    ],
+)
+def test_false_is_the_negative_form_of_a_flag_that_has_one(backend, asked, version, words):
+    """Without it an engine boots with what it has by default, while the plan says that it is off."""
+    one = Deployment(name="d", title="", backend=backend.name, model=Model(name="m"), version=version, flags=asked)
+    made = backend().argv(one, "python3", "m", 8000)
+    assert made[len(made) - len(words) :] == words
+    assert not any("=" in word or word == "False" for word in made)
+    assert len(made) == len(backend().argv(one.model_copy(update={"flags": {}}), "python3", "m", 8000)) + len(words)
+
+
+def test_false_is_read_as_the_parser_reads_the_negative_form():
+    assert flags.of_table(VLLM, {"enable-prefix-caching": False}).flags == {"enable-prefix-caching": False}
+    assert flags.of_table(VLLM, {"block-size": False}).flags == {}
+
+
 @given(
     st.lists(
         st.sampled_from(
