@@ -143,7 +143,8 @@ def branch(one: Walk) -> None:
     one.read(base)
     tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
     one.together(tails, reusable=[shared] * len(tails))
-    one.again(base)
+    # A small KV cache needs the blocks behind the shared tokens for the tails; the shared blocks were in use all the time.
+    one.read(base, reusable=shared)
 
 
 def reset(one: Walk) -> None:
@@ -177,7 +178,8 @@ def crowd(one: Walk) -> None:
     one.together(several, reusable=[shared] * len(several), whole_only=False)
     before = one.scrape()
     one.together(several, reusable=[one.tokens] * len(several), whole_only=False)
-    if not one.grown("cached_tokens", before):
+    # Without a prefix cache, the crowd is the whole path.
+    if one.caching is not False and not one.grown("cached_tokens", before):
         one.not_taken = "not taken: the server counts no token of the crowd that came from its cache"
 
 
@@ -188,7 +190,7 @@ def abandoned(one: Walk) -> None:
         task = one.new()
         if event_loop.run(_leave(one.server, task, usual_s / 2, one.watch)):
             one.again(task, whole_only=False)
-            one.again(task)
+            one.again(task, whole_only=one.caching is not False)
             return
     raise UnwalkableError(
         f"{_ROUNDS} prompts of {one.tokens:,} tokens were answered before the client could disconnect"

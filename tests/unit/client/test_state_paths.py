@@ -103,6 +103,23 @@ class FindsBeginnings(Claims):
         return 240 if request.tokens == 500 and self.seen else super().cached(request)
 
 
+class Off(ForgetsCache):
+    """Says that it caches no prefixes, and names the cached tokens of each request."""
+
+    def usage(self, request):
+        return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": 0}}
+
+    def metrics(self):
+        return super().metrics().replace("block_size", 'enable_prefix_caching="False",block_size')
+
+
+class FirstHalf(FindsBeginnings):
+    """Finds half of each prompt in its cache, as one does that is too small for more; names the cached tokens."""
+
+    def usage(self, request):
+        return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": self.cached(request)}}
+
+
 class Deaf(Honest):
     """Finds every prompt in its cache, whether or not it had it."""
 
@@ -147,6 +164,19 @@ def test_an_engine_chooses_where_a_model_with_windows_or_states_can_continue(mak
     assert (seen.outcome, "--prefix-cache-retention-interval" in seen.said) == (None, True)
     assert seen.metrics["hit_share"] == 1, "the whole prompts that were asked again"
     assert walk(FindsBeginnings(), "block-border", model=model).outcome == "serves"
+
+
+@pytest.mark.parametrize("path", ["crowd", "abandoned"])
+def test_a_path_that_needs_no_prefix_cache_is_taken_without_one(path):
+    slow = replace(Off(), read_s=0.5)  # a prompt of 50,000 tokens takes so long that a client can leave
+    seen = walk(slow, path, tokens=100 if path == "crowd" else 50_000)
+    assert (seen.outcome, seen.metrics["answers_changed"], seen.metrics["foreign_tokens"]) == ("serves", 0, 0)
+    assert "hit_share" not in seen.metrics
+
+
+def test_branches_may_take_the_blocks_behind_their_common_beginning():
+    seen = walk(FirstHalf(), "branch")
+    assert (seen.outcome, seen.metrics["hit_share"]) == ("serves", 1)
 
 
 def test_a_cache_outside_the_engine_outlasts_a_reset():
